@@ -1,0 +1,416 @@
+"""`Family`: one set of weights and the networks that read them.
+
+A member is an ordinary module. Its tensors are *bound* to the shared ones: each is the shared
+tensor itself, a view of it, or a copy that is brought up to date when the shared weights have
+changed; gradients flow back into the shared gradients as the member's backward pass runs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manynet._blueprint import Blueprint, Depth, Follow, Note, Report
+from manynet._guard import Guard
+from manynet._member import Member
+from manynet._skeleton import Skeleton
+from manynet.bindings.axes import Axis, Dim, axes_of
+from manynet.bindings.leaf import Touched, bind, read
+from manynet.bindings.protocol import Binding, Computed, Part
+from manynet.errors import InputError
+from manynet.space import Arch, Space, Value
+
+__all__ = ["Blueprint", "Depth", "Family", "Follow", "Note", "Report"]
+
+
+class Family:
+    """One set of weights, many networks.
+
+    Make one with `manynet.elastic`, or from parts of your own with this constructor.
+
+    Args:
+        shared: the largest network; it holds the shared weights, and the family owns it.
+        space: the archs. The sizes of axes and the depths are looked up in an arch by name.
+        blueprint: how members read the shared weights.
+        extra: shared parameters that the largest network has no place for.
+        example_inputs: inputs with which the network can be run; kept for costs and exports.
+        source: how to build the network again, for example `"torchvision:resnet18"`.
+
+    Example:
+        >>> import torch, manynet
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Linear(16, 2))
+        >>> family = manynet.elastic(model, (torch.zeros(1, 4),), width=(0.5, 1.0))
+        >>> family.at(family.space.smallest)[0]
+        Linear(in_features=4, out_features=8, bias=True)
+    """
+
+    def __init__(
+        self,
+        shared: nn.Module,
+        space: Space,
+        blueprint: Blueprint,
+        *,
+        extra: Mapping[str, nn.Parameter] | None = None,
+        example_inputs: tuple[Any, ...] = (),
+        source: str | None = None,
+    ) -> None:
+        self.shared = shared
+        self.space = space
+        self.blueprint = blueprint
+        self.extra = dict(extra or {})
+        self.example_inputs = example_inputs
+        self.source = source
+        self.members: dict[str, Arch] = {}
+        """Archs that have a name of their own; they are saved with the family."""
+        self.cache_bytes: int | None = None
+        """How much the copied weights of members kept for reuse may take. None: a tenth of the
+        shared weights while training, twice the shared weights (at least 256 MiB) otherwise."""
+        self._skeleton = Skeleton(shared)
+        self._axes = _elastic_axes(blueprint, space)
+        self._inside = _tensors_inside(shared, blueprint.depths)
+        self._touched: Touched = {}
+        self._guard = Guard(dict(self.named_parameters()), self._touched)
+        self._tensors: dict[str, Tensor] = {}
+        self._cache: OrderedDict[Arch, Member] = OrderedDict()
+        self._cached_bytes = 0
+        self.clear()
+        self._watch()
+
+    # -- members -----------------------------------------------------------------------------
+
+    def at(self, arch: Mapping[str, Value]) -> nn.Module:
+        """Return the member of `arch`: an ordinary module bound to the shared weights.
+
+        Call it anew in every step: a member seen before costs a look-up. Its mode, training or
+        evaluation, is the family's. The gradients of its backward pass arrive in the gradients of
+        the shared weights, so the optimizer takes `family.parameters()`.
+
+        Args:
+            arch: an arch of the space. Choices that it leaves out are taken from the largest.
+
+        Raises:
+            InputError: `arch` names an unknown choice or value.
+        """
+        member = self._cache.get(arch) if isinstance(arch, Arch) else None  # the hot path
+        if member is None:
+            member = self._member_of(self.space.canonical(self.space.arch(arch)))
+        else:
+            self._cache.move_to_end(arch)  # type: ignore[arg-type]
+        if member.stale.sources:
+            member.stale.refresh()
+        if member.module.training is not self.shared.training:
+            self._set_mode(member)
+        return member.module
+
+    def _member_of(self, arch: Arch) -> Member:
+        member = self._cache.get(arch)
+        if member is None:
+            with torch.inference_mode(False):
+                member = self._bind(arch)
+            self._cache[arch] = member
+            self._cached_bytes += member.bytes
+            self._evict()
+        return member
+
+    def _bind(self, arch: Arch) -> Member:
+        sizes, dropped = self._sizes(arch), self._dropped(arch)
+        absent = self._absent(dropped)
+        leaves = {
+            name: bind(binding.at(arch, sizes), self._tensors, self._touched)
+            for name, binding in self.blueprint.bindings.items()
+            if name not in absent
+        }
+        tensors = {**self._tensors, **{name: leaf.tensor for name, leaf in leaves.items()}}
+        module = self._build(dropped, sizes, tensors)
+        buffers = [
+            (part, name, tensor)
+            for part in module.modules()
+            for name, tensor in part._buffers.items()
+            if tensor is not None
+        ]
+        member = Member(module, list(leaves.values()), buffers)
+        if member.stale.sources:
+            module.register_forward_pre_hook(member.stale)
+        return member
+
+    def extract(self, arch: Mapping[str, Value]) -> nn.Module:
+        """Return the member of `arch` with weights of its own: a plain module, bound to nothing.
+
+        Raises:
+            InputError: `arch` names an unknown choice or value.
+        """
+        arch = self.space.canonical(self.space.arch(arch))
+        sizes, dropped = self._sizes(arch), self._dropped(arch)
+        absent = self._absent(dropped)
+        tensors: dict[str, Tensor] = {}
+        with torch.no_grad(), torch.inference_mode(False):
+            for name in self._skeleton.names.values():
+                if name not in absent:
+                    binding = self.blueprint.bindings.get(name)
+                    tensors[name] = _own(name, binding, arch, sizes, self._tensors)
+            module = self._build(dropped, sizes, tensors)
+            member = self._cache.get(arch)
+            if member is not None:
+                _copy_replaced_buffers(member, module)
+        return module
+
+    def _dropped(self, arch: Arch) -> list[str]:
+        return [path for depth in self.blueprint.depths for path in depth.dropped(arch)]
+
+    def _absent(self, dropped: Iterable[str]) -> set[str]:
+        """Return the tensors that a member without the `dropped` blocks does not have."""
+        return {name for path in dropped for name in self._inside[path]}
+
+    def _build(
+        self, dropped: Sequence[str], sizes: Mapping[Axis, int], tensors: Mapping[str, Tensor]
+    ) -> nn.Module:
+        training = self.shared.training
+        module, parts = self._skeleton.build(tensors, dropped=dropped, training=training)
+        for follow in self.blueprint.follows:
+            part = parts.get(follow.path)
+            if part is not None:
+                _set(part, follow, follow.value(sizes))
+        return module
+
+    def _sizes(self, arch: Arch) -> dict[Axis, int]:
+        return {axis: int(arch[axis.name]) for axis in self._axes}
+
+    def _set_mode(self, member: Member) -> None:
+        training = self.shared.training
+        member.module.train(training)
+        if training:  # statistics that someone gave the member for evaluation are put aside
+            for module, name, tensor in member.buffers:
+                module._buffers[name] = tensor
+
+    def _evict(self) -> None:
+        limit = self.cache_bytes
+        if limit is None:
+            training = self.shared.training and torch.is_grad_enabled()
+            limit = self._bytes // 10 if training else max(2 * self._bytes, 1 << 28)
+        while self._cached_bytes > limit and len(self._cache) > 1:
+            arch = next((a for a, m in self._cache.items() if m.bytes), None)
+            if arch is None or arch == next(reversed(self._cache)):
+                return
+            self._cached_bytes -= self._cache.pop(arch).bytes
+
+    # -- the shared weights ------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the shared weights are."""
+        return next(iter(self._tensors.values()), torch.empty(0)).device
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield every shared parameter once, with its name."""
+        yield from self.shared.named_parameters()
+        yield from self.extra.items()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every shared parameter once: what the optimizer takes."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the modules of the largest network, with their paths."""
+        yield from self.shared.named_modules()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return every shared tensor once, by name; the tensors are not copied."""
+        return dict(self._tensors)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy `state` into the shared tensors, in place.
+
+        Raises:
+            InputError: a name or a shape differs; nothing has been copied then.
+        """
+        own = self._tensors
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise InputError(
+                f"the state does not fit this family: it lacks {_some(missing)} "
+                f"and has {_some(unknown)} too many; was it saved by another family?"
+            )
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                raise InputError(
+                    f"the state does not fit this family: {name} has shape "
+                    f"{tuple(state[name].shape)}, the family's has {tuple(tensor.shape)}"
+                )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the shared weights."""
+        for parameter in self.parameters():
+            if set_to_none or parameter.grad is None:
+                parameter.grad = None
+            else:
+                parameter.grad.zero_()
+
+    def guard(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `optimizer` move only what a member has touched since its last step.
+
+        Without it, weight decay and momentum also move entries that no member of the step had.
+        """
+        self._guard.attach(optimizer)
+
+    def to(self, device: torch.device | str) -> Family:
+        """Move the shared weights to `device`, in place; members are built anew there."""
+        self.shared.to(device)
+        for parameter in self.extra.values():
+            parameter.data = parameter.data.to(device)
+        self.clear()
+        return self
+
+    def train(self, mode: bool = True) -> Family:
+        """Put the family, and every member that `at` returns from now on, in training mode."""
+        self.shared.train(mode)
+        return self
+
+    def eval(self) -> Family:
+        """Put the family, and every member that `at` returns from now on, in evaluation mode."""
+        return self.train(False)
+
+    @property
+    def training(self) -> bool:
+        """Whether the family is in training mode."""
+        return self.shared.training
+
+    def clear(self) -> None:
+        """Forget the members built so far. Needed after replacing shared tensors by hand."""
+        self._cache.clear()
+        self._cached_bytes = 0
+        self._touched.clear()
+        self._tensors = {
+            **dict(self.shared.named_parameters()),
+            **dict(self.shared.named_buffers()),
+            **self.extra,
+        }
+        self._bytes = sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def _watch(self) -> None:
+        """Note when a gradient reaches a shared parameter itself, and so all of it."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                whole = Part(name, (slice(None),) * parameter.dim())
+                parameter.register_hook(_NoteWhole(self._touched, whole))
+
+    # -- words and files ---------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Return what became elastic, what did not, and why; `print` it."""
+        return self.blueprint.report
+
+    def save(self, path: Path | str) -> None:
+        """Write `family.safetensors` and `family.json` into the folder `path`.
+
+        Raises:
+            StorageError: the folder cannot be written; files of an earlier save stay whole.
+        """
+        from manynet._family_file import save
+
+        save(self, Path(path))
+
+    def __repr__(self) -> str:
+        """Return one line: the network's class, its size and its choices."""
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"Family({type(self.shared).__name__}, {count:,} shared parameters, "
+            f"{len(self.space.choices)} choices, {self.space.count:,} members)"
+        )
+
+
+class _NoteWhole:
+    def __init__(self, touched: Touched, whole: Part) -> None:
+        self.touched, self.whole = touched, whole
+
+    def __call__(self, grad: Tensor) -> None:
+        self.touched.setdefault(self.whole.source, set()).add(self.whole)
+
+
+def _elastic_axes(blueprint: Blueprint, space: Space) -> tuple[Axis, ...]:
+    names = {choice.name for choice in space.choices}
+    axes: dict[Axis, None] = {}
+    for dim in [dim for b in blueprint.bindings.values() for dim in _dims_of(b)]:
+        axes.update(dict.fromkeys(axis for axis in axes_of(dim) if axis.name in names))
+    for follow in blueprint.follows:
+        axes.update(dict.fromkeys(axis for axis in axes_of(follow.dim) if axis.name in names))
+    return tuple(axes)
+
+
+def _dims_of(binding: Binding) -> Iterable[Dim]:
+    inner = getattr(binding, "weight", binding)
+    return getattr(inner, "dims", ())
+
+
+def _tensors_inside(shared: nn.Module, depths: Iterable[Depth]) -> dict[str, set[str]]:
+    """Return, for each block that can be left out, the tensors that nothing outside it uses."""
+    blocks = [path for depth in depths for path in depth.blocks]
+    users: dict[int, list[str]] = {}
+    for name, tensor in [
+        *shared.named_parameters(remove_duplicate=False),
+        *shared.named_buffers(remove_duplicate=False),
+    ]:
+        users.setdefault(id(tensor), []).append(name)
+    return {
+        path: {
+            names[0]
+            for names in users.values()
+            if all(name.startswith(path + ".") for name in names)
+        }
+        for path in blocks
+    }
+
+
+def _own(
+    name: str,
+    binding: Binding | None,
+    arch: Arch,
+    sizes: Mapping[Axis, int],
+    shared: Mapping[str, Tensor],
+) -> Tensor:
+    """Return the member's value of a tensor, in storage of its own."""
+    tensor = shared[name]
+    if binding is None:
+        value = tensor.detach().clone()
+    else:
+        reading = binding.at(arch, sizes)
+        if isinstance(reading, Computed):
+            value = reading.function([shared[name] for name in reading.sources]).clone()
+        else:
+            value = read(shared[reading.source].detach(), reading)
+            value = value.clone() if reading.block is not None else value
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    return value
+
+
+def _copy_replaced_buffers(member: Member, module: nn.Module) -> None:
+    """Give the extracted module the statistics that the member was given for itself."""
+    replaced = any(part._buffers[name] is not tensor for part, name, tensor in member.buffers)
+    if replaced:
+        for mine, theirs in zip(module.buffers(), member.module.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def _set(module: nn.Module, follow: Follow, value: int) -> None:
+    if follow.index is None:
+        module.__dict__[follow.name] = value
+        return
+    old = module.__dict__[follow.name]
+    new = [value if i == follow.index else item for i, item in enumerate(old)]
+    module.__dict__[follow.name] = new if isinstance(old, list) else tuple(new)
+
+
+def _some(names: Sequence[str]) -> str:
+    if not names:
+        return "nothing"
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
