@@ -1,0 +1,83 @@
+"""Which axes every tensor of a running network has, and which module is running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from manynet.elastic._axes import Extent, extent, freeze
+
+__all__ = ["Frame", "Record"]
+
+
+@dataclass(slots=True)
+class Frame:
+    """One running call of a module.
+
+    Args:
+        path: the module's path.
+        source: identity of the one tensor that it was called with, or None where it got several.
+        residual: whether it added that very tensor to something.
+    """
+
+    path: str
+    source: int | None
+    residual: bool = False
+
+
+@dataclass(slots=True)
+class Record:
+    """The axes of every tensor seen so far; tensors are told apart by identity and kept alive."""
+
+    frames: list[Frame] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+    _dims: dict[int, list[Extent]] = field(default_factory=dict)
+    _alive: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """The module that is running."""
+        return self.frames[-1].path if self.frames else ""
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Return whether the tensor has been met."""
+        return id(tensor) in self._dims
+
+    def dims(self, tensor: torch.Tensor) -> list[Extent]:
+        """Return the axes of a tensor; one that was never met gets new ones."""
+        known = self._dims.get(id(tensor))
+        if known is not None:
+            return known
+        reason = None if tensor.is_floating_point() else "a tensor of indices"
+        return self.put(tensor, [extent(size, reason) for size in tensor.shape])
+
+    def put(self, tensor: torch.Tensor, dims: Sequence[Extent]) -> list[Extent]:
+        """Set the axes of a tensor, one extent a dimension."""
+        self._dims[id(tensor)] = own = list(dims)
+        self._alive.append(tensor)
+        return own
+
+    def order(self) -> dict[int, int]:
+        """Return the position at which each tensor was first met, by its identity."""
+        return {key: position for position, key in enumerate(self._dims)}
+
+    def freeze(self, tensor: torch.Tensor, reason: str) -> None:
+        """Freeze every dimension of a tensor."""
+        for dim in self.dims(tensor):
+            freeze(dim, reason)
+
+    def fix(self, tensor: torch.Tensor, reason: str) -> None:
+        """Give a new tensor frozen dimensions."""
+        self.put(tensor, [extent(size, reason) for size in tensor.shape])
+
+    def added(self, *operands: object) -> None:
+        """Note an addition: the innermost module that was called with an operand has a residual."""
+        for operand in operands:
+            if isinstance(operand, torch.Tensor):
+                key = id(operand)
+                for frame in reversed(self.frames):
+                    if frame.source == key:
+                        frame.residual = True
+                        break

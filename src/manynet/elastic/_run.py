@@ -1,0 +1,243 @@
+"""One watched forward pass of a network's copy: what its tensors, integers and modules did."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
+
+import manynet.elastic._rules_compute
+import manynet.elastic._rules_shape  # noqa: F401  (importing them registers the rules)
+from manynet.elastic._axes import Extent
+from manynet.elastic._provenance import Attribute, Origins, Provenance, SourcedInt
+from manynet.elastic._record import Frame, Record
+from manynet.elastic._rules import Propagation
+from manynet.elastic.adapters import Site, adapter_of, integers
+from manynet.errors import TraceError
+
+__all__ = ["Call", "Run", "describe_failure", "watch"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a module that added its one input tensor to something on the way."""
+
+    path: str
+    before: list[Extent]
+    after: list[Extent]
+
+
+@dataclasses.dataclass(slots=True)
+class Run:
+    """What one watched forward pass found.
+
+    Args:
+        model: the copy that ran.
+        device: where it ran.
+        record: the axes of its tensors.
+        origins: the axes of its integers.
+        calls: how often each module was called, in order of the first call.
+        residual: the calls with a residual addition.
+        outputs: the result, each tensor replaced by its shape.
+    """
+
+    model: nn.Module
+    device: torch.device
+    record: Record
+    origins: Origins
+    calls: dict[str, int]
+    residual: list[Call]
+    outputs: object = None
+
+
+def watch(model: nn.Module, inputs: object, device: torch.device) -> Run:
+    """Run a copy of `model` once and return what was found; `model` is not touched.
+
+    Args:
+        model: any module.
+        inputs: a tuple of positional arguments, or a mapping of keyword arguments.
+        device: `meta` to run on shapes alone, else the model's device, to run on its weights.
+
+    Raises:
+        TraceError: the model cannot be copied or raises; the cause is the original error.
+    """
+    twin = _copy(model, device)
+    record = Record()
+    run = Run(twin, device, record, Origins(record), {}, [])
+    _source_integers(run)
+    for path, module in twin.named_modules():
+        _watch_module(run, path, module)
+    given = tree_map_only(torch.Tensor, lambda tensor: _to(tensor, device), inputs)
+    for tensor in _tensors(given):
+        record.freeze(tensor, "an input")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        result = _forward(run, given)
+        run.outputs = tree_map_only(torch.Tensor, lambda tensor: tuple(tensor.shape), result)
+        _forward_in_training(run, given)
+    for path, module in twin.named_modules():
+        _adapt(run, path, module)
+    return run
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    moved = tensor.detach().to(device)
+    return moved.clone() if moved.data_ptr() == tensor.data_ptr() else moved
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    """Yield the tensors in an argument or a result, whatever structure it has."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list, set)):
+        for item in value:
+            yield from _tensors(item)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
+def _copy(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy in eval mode: on the meta device, or with the model's own weights."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in memo:
+                memo[id(parameter)] = _copy_parameter(name, parameter, device)
+        for tensors in (module._buffers, vars(module)):
+            for value in tensors.values():
+                if isinstance(value, torch.Tensor) and id(value) not in memo:
+                    memo[id(value)] = _copy_buffer(value, device)
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be copied ({describe_failure(error)}); the trace runs "
+            "a copy, so give what cannot be copied a __deepcopy__ of its own"
+        ) from error
+
+
+def _copy_parameter(name: str, parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise TraceError(
+            f"the lazy parameter {name!r} has no shape yet; call the model once on an example "
+            "before it is made elastic"
+        )
+    value = parameter.detach()
+    if device.type == "meta":
+        value = torch.empty_like(value, device=device)
+    return nn.Parameter(value, requires_grad=parameter.requires_grad)
+
+
+def _copy_buffer(buffer: torch.Tensor, device: torch.device) -> torch.Tensor:
+    value = buffer.detach()
+    return torch.empty_like(value, device=device) if device.type == "meta" else value.clone()
+
+
+def _source_integers(run: Run) -> None:
+    """Replace the sizes among the copy's attributes by integers that remember their attribute."""
+    for path, module in run.model.named_modules():
+        for name, value in integers(module).items():
+            if isinstance(value, int):
+                sourced: object = SourcedInt(value, Attribute(path, name), run.origins)
+            else:
+                sourced = type(value)(
+                    SourcedInt(item, Attribute(path, name, index), run.origins)
+                    for index, item in enumerate(value)
+                )
+            module.__dict__[name] = sourced
+
+
+def _watch_module(run: Run, path: str, module: nn.Module) -> None:
+    frames, calls, record = run.record.frames, run.calls, run.record
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[path] = calls.get(path, 0) + 1
+        frames.append(Frame(path, _only_tensor(args, kwargs)))
+
+    def leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        frame = frames.pop()
+        while frame.path != path:  # calls that an exception ended, caught by the user's code
+            frame = frames.pop()
+        if frame.residual and isinstance(result, torch.Tensor):
+            source = next(item for item in args if isinstance(item, torch.Tensor))
+            run.residual.append(Call(path, record.dims(source), record.dims(result)))
+
+    module.register_forward_pre_hook(enter, with_kwargs=True)
+    module.register_forward_hook(leave)
+
+
+def _only_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    if kwargs and any(True for _ in _tensors(kwargs)):
+        return None
+    found = [item for item in args if isinstance(item, torch.Tensor)]
+    return id(found[0]) if len(found) == 1 else None
+
+
+def _forward(run: Run, inputs: Any) -> Any:
+    call: Callable[[], Any]
+    if isinstance(inputs, Mapping):
+        call = lambda: run.model(**inputs)  # noqa: E731
+    else:
+        call = lambda: run.model(*inputs)  # noqa: E731
+    run.origins.active = True
+    try:
+        with torch.no_grad(), Propagation(run.record), Provenance(run.origins, run.device):
+            result = call()
+    except Exception as error:
+        where = run.record.path
+        module = run.model.get_submodule(where)
+        place = f"in {where!r} ({type(module).__name__})" if where else "in its own forward"
+        raise TraceError(
+            f"{type(run.model).__name__} failed {place} on the example inputs: "
+            f"{describe_failure(error)}"
+        ) from error
+    finally:
+        run.origins.active = False
+    for tensor in _tensors(result):
+        run.record.freeze(tensor, "an output")
+    return result
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return an error's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _forward_in_training(run: Run, inputs: Any) -> None:
+    """Run again in training mode where some parameter was not met: auxiliary heads, for example.
+
+    The copy may fail there, on a batch of one for example; what it did not meet then stays whole.
+    """
+    if all(run.record.knows(parameter) for parameter in run.model.parameters()):
+        return
+    calls, residual = dict(run.calls), list(run.residual)
+    run.model.train()
+    try:
+        _forward(run, inputs)
+    except TraceError:
+        run.record.frames.clear()
+    run.calls.clear()
+    run.calls.update(calls)
+    run.residual[:] = residual
+    for name, parameter in run.model.named_parameters():
+        if not run.record.knows(parameter):
+            run.record.fix(parameter, f"{name} takes no part in the forward pass")
+
+
+def _adapt(run: Run, path: str, module: nn.Module) -> None:
+    """Bind the attributes that the module's adapter answers for."""
+    found = adapter_of(module)
+    if found is None:
+        return
+    for name, dim in found.function(module, Site(module, run.record)).items():
+        if dim is not None:
+            run.origins.follow(Attribute(path, name), dim)
