@@ -106,7 +106,8 @@ def read_source(folder: Path | str) -> str | None:
     Raises:
         StorageError: there is no family in `folder`, or its file is damaged.
     """
-    return _read(Path(folder))["source"]
+    source: str | None = _read(Path(folder))["source"]
+    return source
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Guard:
         for name, parameter in self._parameters.items():
             if parameter.grad is None or id(parameter) not in owned:
                 continue
-            parts = self._touched.get(name)
+            parts = self._touched.parts.get(name)
             if not parts:
                 self._set_aside.append((parameter, parameter.grad))
                 parameter.grad = None
@@ -77,7 +77,7 @@ class Guard:
             parameter.grad = grad
         self._kept.clear()
         self._set_aside.clear()
-        self._touched.clear()
+        self._touched.parts.clear()
 
 
 def _mask(parameter: Tensor, parts: set[Part]) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from manynet.bindings.leaf import Leaf
+from manynet.bindings.leaf import Leaf, Touched
 
 __all__ = ["Member"]
 
@@ -17,9 +17,11 @@ Buffers = list[tuple[nn.Module, str, Tensor]]
 class Member:
     """A built member: its module, and the tensors that must be kept up to date."""
 
-    def __init__(self, module: nn.Module, leaves: Sequence[Leaf], buffers: Buffers) -> None:
+    def __init__(
+        self, module: nn.Module, leaves: Sequence[Leaf], buffers: Buffers, touched: Touched
+    ) -> None:
         self.module = module
-        self.stale = Stale([leaf for leaf in leaves if leaf.pull is not None])
+        self.stale = Stale([leaf for leaf in leaves if leaf.pull is not None], touched)
         self.buffers = buffers
         self.bytes = sum(leaf.tensor.nbytes for leaf in leaves if leaf.pull is not None)
 
@@ -31,8 +33,10 @@ class Stale:
     with old weights. Under `torch.compile` the hook is traced to nothing; `Family.at` refreshes.
     """
 
-    def __init__(self, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, leaves: Sequence[Leaf], touched: Touched) -> None:
         self.leaves = tuple(leaves)
+        self.touched = touched
+        self.generation = touched.generation
         sources = {id(source): source for leaf in leaves for source in leaf.sources}
         self.sources = tuple(sources.values())
         order = {key: number for number, key in enumerate(sources)}
@@ -41,13 +45,16 @@ class Stale:
 
     def refresh(self) -> None:
         versions = [source._version for source in self.sources]
-        if versions == self.versions:
+        known = versions != self.versions
+        if not known and self.generation == self.touched.generation:
             return
         changed = [new != old for new, old in zip(versions, self.versions, strict=True)]
+        possible = self.generation != self.touched.generation
         for leaf, reads in zip(self.leaves, self.reads, strict=True):
-            if any(changed[i] for i in reads) and leaf.pull is not None:
-                leaf.pull()
-        self.versions = versions
+            certain = known and any(changed[i] for i in reads)
+            if (certain or possible) and leaf.pull is not None:
+                leaf.pull(certain)
+        self.versions, self.generation = versions, self.touched.generation
 
     def __call__(self, module: nn.Module, inputs: object) -> None:
         if not torch.compiler.is_compiling():

@@ -73,7 +73,7 @@ class Family:
         self._skeleton = Skeleton(shared)
         self._axes = _elastic_axes(blueprint, space)
         self._inside = _tensors_inside(shared, blueprint.depths)
-        self._touched: Touched = {}
+        self._touched = Touched()
         self._guard = Guard(dict(self.named_parameters()), self._touched)
         self._tensors: dict[str, Tensor] = {}
         self._cache: OrderedDict[Arch, Member] = OrderedDict()
@@ -133,7 +133,7 @@ class Family:
             for name, tensor in part._buffers.items()
             if tensor is not None
         ]
-        member = Member(module, list(leaves.values()), buffers)
+        member = Member(module, list(leaves.values()), buffers, self._touched)
         if member.stale.sources:
             module.register_forward_pre_hook(member.stale)
         return member
@@ -287,7 +287,7 @@ class Family:
         """Forget the members built so far. Needed after replacing shared tensors by hand."""
         self._cache.clear()
         self._cached_bytes = 0
-        self._touched.clear()
+        self._touched.parts.clear()
         self._tensors = {
             **dict(self.shared.named_parameters()),
             **dict(self.shared.named_buffers()),
@@ -332,7 +332,7 @@ class _NoteWhole:
         self.touched, self.whole = touched, whole
 
     def __call__(self, grad: Tensor) -> None:
-        self.touched.setdefault(self.whole.source, set()).add(self.whole)
+        self.touched.add(self.whole)
 
 
 def _elastic_axes(blueprint: Blueprint, space: Space) -> tuple[Axis, ...]:

@@ -20,8 +20,22 @@ from manynet.bindings.protocol import Computed, Part, Reading
 
 __all__ = ["Leaf", "Touched", "bind", "read"]
 
-Touched = dict[str, set[Part]]
-"""For each shared tensor, the parts that a gradient has reached since the last step."""
+
+class Touched:
+    """What gradients have reached since the last step of a guarded optimizer.
+
+    `generation` counts the gradients that arrived, whoever steps: after one, shared weights may
+    change in a way that PyTorch's version counters miss, as they do with fused optimizers.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, set[Part]] = {}
+        self.generation = 0
+
+    def add(self, part: Part) -> None:
+        """Note that a gradient has reached `part`."""
+        self.parts.setdefault(part.source, set()).add(part)
+        self.generation += 1
 
 
 def read(tensor: Tensor, part: Part) -> Tensor:
@@ -63,12 +77,13 @@ class Leaf:
         tensor: what the member's module holds.
         sources: the shared tensors whose change makes it stale; empty for one that shares their
             storage.
-        pull: writes the current value into `tensor`.
+        pull: writes the current value into `tensor`. Its argument says whether a source is known
+            to have changed; where it only may have, autograd is not told of the write.
     """
 
     tensor: Tensor
     sources: tuple[Tensor, ...] = ()
-    pull: Callable[[], None] | None = None
+    pull: Callable[[bool], None] | None = None
 
 
 def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Leaf:
@@ -104,9 +119,10 @@ class _CopyPart:
     def __init__(self, tensor: Tensor, source: Tensor, part: Part) -> None:
         self.tensor, self.source, self.part = tensor, source, part
 
-    def __call__(self) -> None:
+    def __call__(self, changed: bool) -> None:
         with torch.no_grad():
-            self.tensor.copy_(read(self.source, self.part))
+            target = self.tensor if changed else self.tensor.data
+            target.copy_(read(self.source, self.part))
 
 
 class _PushPart:
@@ -123,7 +139,7 @@ class _PushPart:
             if self.source.grad is None:
                 self.source.grad = torch.zeros_like(self.source)
             add_to(self.source.grad, self.part, grad)
-        self.touched.setdefault(self.part.source, set()).add(self.part)
+        self.touched.add(self.part)
 
 
 def _bind_computed(reading: Computed, shared: Mapping[str, Tensor], touched: Touched) -> Leaf:
@@ -150,7 +166,7 @@ class _Compute:
         self.sources, self.reading, self.touched = sources, reading, touched
         self.graph: Tensor | None = None
 
-    def pull(self) -> None:
+    def pull(self, changed: bool) -> None:
         tensor = self.tensor()
         if tensor is None:
             return
@@ -159,7 +175,7 @@ class _Compute:
             value = self.reading.function(self.sources)
         self.graph = value if track else None
         with torch.no_grad():
-            tensor.copy_(value)
+            (tensor if changed else tensor.data).copy_(value)
 
     def push(self, leaf: Tensor) -> None:
         grad, leaf.grad = leaf.grad, None
@@ -170,4 +186,4 @@ class _Compute:
                 self.graph = self.reading.function(self.sources)
         torch.autograd.backward(self.graph, grad, retain_graph=True)
         for part in self.reading.parts:
-            self.touched.setdefault(part.source, set()).add(part)
+            self.touched.add(part)

@@ -115,6 +115,12 @@ class ByJson:
     def __reduce__(self) -> tuple[Callable[[Mapping[str, object]], Self], tuple[object, ...]]:
         return type(self).from_json, (self.to_json(),)
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
 
 class Layout:
     """The names of an arch and where each one lies; shared by all archs of a space."""

@@ -153,7 +153,7 @@ class Lattice:
                 f"{len(component.variables)} choices ({shown}{more}) hang together through "
                 f"{len(component.relations)} constraints in more than {LIMIT:,} ways, too many to "
                 "count exactly; try fewer values, fewer constraints that overlap, or rounder "
-                'weights in AtMost (sample(rng, by="choice"), mutate and crossover work as it is)'
+                "weights in AtMost"
             )
         return diagram
 

@@ -67,7 +67,8 @@ class AtMost(Constraint, kind="at_most"):
         put(self, "bound", _number(self.bound, "the bound of AtMost"))
         if self.weights is None:
             return
-        weights = tuple(_number(weight, "a weight of AtMost") for weight in self.weights)
+        listed = plain_values(self.weights, "the weights of AtMost")
+        weights = tuple(_number(weight, "a weight of AtMost") for weight in listed)
         put(self, "weights", weights)
         if len(weights) != len(self.names):
             raise InputError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from operator import getitem
 from typing import Literal, Never, Self, TypeAlias, TypeVar, cast
 
@@ -25,6 +24,7 @@ from manynet.space._arch import (
 from manynet.space._choice import Choice
 from manynet.space._compile import lattice_of
 from manynet.space._constraint import Constraint
+from manynet.space._describe import describe
 from manynet.space._lattice import Lattice
 from manynet.space._variation import crossover, mutate, neighbors
 
@@ -41,7 +41,9 @@ class Space(ByJson):
 
     A member is counted, drawn and listed once: choices that do not matter (see `Choice`) are folded
     to their first value. Counting and drawing are exact for spaces of any size, constraints
-    included, as long as no group of linked choices needs more than a million joint states.
+    included, as long as a group of linked choices does not need half a million joint states. Beyond
+    that, `count` and drawing by arch say so and refuse; drawing by choice, mutation and crossover
+    go on by trial.
 
     Args:
         choices: the choices; their order is that of every arch and vector.
@@ -49,7 +51,8 @@ class Space(ByJson):
 
     Raises:
         InputError: two choices of one name, a constraint or a condition on an unknown choice or
-            value, conditions that go in a circle, or constraints that no arch satisfies.
+            value, conditions that go in a circle, constraints that no arch satisfies, or that
+            forbid the last values and are too entangled to find the nearest valid arch.
 
     Example:
         >>> import numpy as np
@@ -80,16 +83,16 @@ class Space(ByJson):
         object.__setattr__(self, "choices", _all(self.choices, Choice, "choices"))
         object.__setattr__(self, "constraints", _all(self.constraints, Constraint, "constraints"))
         names = [choice.name for choice in self.choices]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"two choices are called {name!r}; give each its own name")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"two choices are called {twice!r}; give each its own name")
         for constraint in self.constraints:
             for name in constraint.names:
                 self._known(name, f"the constraint '{constraint}' speaks of")
             constraint.check(self._domains)
         for choice in self.choices:
             self._check_activity(choice)
-        if self._nearest_to(self._last) is None:
+        if self._lattice.nearest(self._last) is None:
             raise InputError(
                 f"no arch satisfies all {len(self.constraints)} constraints: "
                 f"{'; '.join(map(str, self.constraints[:5]))}; loosen or drop one of them"
@@ -149,9 +152,6 @@ class Space(ByJson):
     def _arch(self, positions: Iterable[int]) -> Arch:
         return Arch._of(self._layout, tuple(map(getitem, self._columns, positions)))
 
-    def _nearest_to(self, target: Sequence[int]) -> list[int] | None:
-        return self._lattice.nearest(target)
-
     # --- looking at it
 
     def __len__(self) -> int:
@@ -193,15 +193,23 @@ class Space(ByJson):
 
     @functools.cached_property
     def largest(self) -> Arch:
-        """The arch of the last values; if constraints forbid it, the valid arch with the fewest
-        steps below it (of several, the one that keeps the first choices largest).
-        """  # noqa: D205 - one sentence that needs two lines
-        return self._arch(cast("list[int]", self._nearest_to(self._last)))
+        """The arch of the last values.
+
+        If the constraints forbid it: the valid arch with the fewest steps from there; of several,
+        the one whose first choices are largest.
+
+        Example:
+            >>> from manynet.space import AtMost, LessEqual
+            >>> choices = Choice("a", (1, 2, 3)), Choice("b", (1, 2, 3))
+            >>> Space(choices, (LessEqual("a", "b"), AtMost(("a", "b"), 4))).largest
+            Arch({'a': 2, 'b': 2})
+        """
+        return self._arch(cast("list[int]", self._lattice.nearest(self._last)))
 
     @functools.cached_property
     def smallest(self) -> Arch:
-        """The arch of the first values; if constraints forbid it, the nearest valid one."""
-        return self._arch(cast("list[int]", self._nearest_to([0] * len(self))))
+        """The arch of the first values; if the constraints forbid it, the nearest as above."""
+        return self._arch(cast("list[int]", self._lattice.nearest([0] * len(self))))
 
     def describe(self, rows: int | None = None) -> str:
         """Return a table of the choices and a list of the constraints.
@@ -216,29 +224,7 @@ class Space(ByJson):
             depth   1, 2
             width   16, 32
         """
-        lines = [f"space of {len(self)} choices, {self._count_text()}"]
-        table = [("choice", "values", "matters when")]
-        for choice in self.choices[:rows]:
-            table.append((choice.name, join(choice.values), choice.condition))
-        widths = [max(len(row[column]) for row in table) for column in range(2)]
-        if not any(row[2] for row in table[1:]):
-            table[0] = ("choice", "values", "")
-        for name, values, when in table:
-            lines.append(f"{name:<{widths[0]}}  {values:<{widths[1]}}  {when}".rstrip())
-        if len(self) > len(table) - 1:
-            lines.append(f"… and {len(self) - len(table) + 1} more choices")
-        lines += [f"where {constraint}" for constraint in self.constraints[:rows]]
-        if len(self.constraints) > len(self.constraints[:rows]):
-            lines.append(f"… and {len(self.constraints[rows:])} more constraints")
-        return "\n".join(lines)
-
-    def _count_text(self) -> str:
-        try:
-            count = self.count
-        except InputError:
-            return "too entangled to count"
-        exact = f"{count:,}" if count < 10**9 else f"{Decimal(count):.3g}"
-        return f"{exact} arch{'s' if count != 1 else ''}"
+        return describe(self, rows)
 
     def __str__(self) -> str:
         return self.describe(rows=20)
@@ -485,7 +471,7 @@ class Space(ByJson):
                 f"decode: the number for choice {name!r} is not finite; check its maker"
             )
         positions = np.floor(np.clip(array, 0, 1) * self._last + 0.5).astype(np.int64).tolist()
-        return self._arch(cast("list[int]", self._nearest_to(positions)))
+        return self._arch(cast("list[int]", self._lattice.nearest(positions)))
 
     def to_json(self) -> dict[str, object]:
         """Return a dictionary that `json.dumps` takes: data alone, never code."""

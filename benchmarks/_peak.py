@@ -1,0 +1,53 @@
+"""Peak memory of ten training steps, in a process of its own: `_peak.py NETWORK sandwich|largest`.
+
+Prints how many MiB the steps added to what the process held when everything was loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from _networks import NETWORKS
+from torch.nn import functional
+
+import manynet
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    name, mode = sys.argv[1:]
+    model, inputs = NETWORKS[name](32)
+    targets = torch.randint(0, 10, (32,))
+    family = manynet.elastic(model.train(), tuple(x[:1] for x in inputs), importance=None)
+    network = family.extract(family.space.largest)
+    rng = np.random.default_rng(0)
+    before = _resident()
+    if mode == "largest":
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    else:
+        optimizer = torch.optim.SGD(family.parameters(), lr=1e-3, momentum=0.9)
+        family.guard(optimizer)
+    for _ in range(10):
+        optimizer.zero_grad()
+        space = family.space
+        archs = [space.largest, space.smallest, space.sample(rng), space.sample(rng)]
+        for arch in archs if mode == "sandwich" else [None]:
+            member = network if arch is None else family.at(arch)
+            functional.cross_entropy(member(*inputs), targets).backward()
+        optimizer.step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"mib": peak - before}))
+
+
+def _resident() -> float:
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""The ratios R1 to R5 and R7, and the import: `python benchmarks/speed.py [R1 R2 …]`.
+
+Results go to `benchmarks/results/speed.json`. See `_measure.py` for how ratios are taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import _measure
+import numpy as np
+import torch
+from _measure import Ratio, ratio
+from _networks import NETWORKS
+from torch import Tensor, nn
+from torch.nn import functional
+
+import manynet
+
+HERE = Path(__file__).parent
+
+
+def family_of(name: str) -> tuple[manynet.Family, tuple[Tensor, ...]]:
+    model, inputs = NETWORKS[name](1)
+    return manynet.elastic(model.eval(), inputs, importance=None), inputs
+
+
+def archs_of(family: manynet.Family) -> dict[str, manynet.Arch]:
+    space = family.space
+    middle = {c.name: c.values[len(c.values) // 2 - (len(c.values) > 2)] for c in space.choices}
+    return {"smallest": space.smallest, "middle": space.arch(middle), "largest": space.largest}
+
+
+def backward(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    model(*inputs).float().square().mean().backward()
+
+
+def r1_forward() -> Mapping[str, Ratio]:
+    """A member in its family against the same extracted: forward, forward and backward."""
+    results: dict[str, Ratio] = {}
+    for name, make in NETWORKS.items():
+        family, _ = family_of(name)
+        for size, arch in archs_of(family).items():
+            for batch in (1, 8):
+                inputs = make(batch)[1]
+                key = f"{name} {size} batch {batch}"
+                family.eval()
+                member, alone = family.at(arch), family.extract(arch)
+                with torch.inference_mode():
+                    assert torch.allclose(member(*inputs), alone(*inputs), atol=1e-5)
+                    results[f"{key} forward"] = ratio(
+                        lambda m=member, x=inputs: m(*x), lambda m=alone, x=inputs: m(*x)
+                    )
+                member, alone = family.train().at(arch), alone.train()
+                results[f"{key} forward and backward"] = ratio(
+                    lambda m=member, x=inputs: backward(m, x),
+                    lambda m=alone, x=inputs: backward(m, x),
+                )
+                show(f"R1 {key}", results[f"{key} forward"])
+                show("   and backward", results[f"{key} forward and backward"])
+    return results
+
+
+def r2_switch() -> Mapping[str, object]:
+    """Switching to a member seen before, against one batch-1 forward of the smallest member."""
+    results: dict[str, object] = {}
+    for name in NETWORKS:
+        family, inputs = family_of(name)
+        family.eval()
+        rng = np.random.default_rng(0)
+        archs = [family.space.sample(rng) for _ in range(50)]
+        with torch.inference_mode():
+            smallest = family.at(family.space.smallest)
+            for arch in archs:
+                family.at(arch)
+            turn = iter(range(10**12))
+            results[name] = ratio(
+                lambda f=family, a=archs, t=turn: f.at(a[next(t) % 50]),
+                lambda m=smallest, x=inputs: m(*x),
+            )
+        show(f"R2 {name}", results[name])
+    results["recompilations over 50 archs seen before"] = recompilations()
+    print("R2 recompilations over 50 archs seen before:", results[next(reversed(results))])
+    return results
+
+
+def recompilations() -> int:
+    """Compile 50 members, then run all of them again: how many new graphs the second pass makes."""
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 4))
+    family = manynet.elastic(model.eval(), torch.zeros(2, 16), multiple_of=1,
+                             width=tuple(i / 16 for i in range(1, 17)))  # fmt: skip
+    rng = np.random.default_rng(0)
+    archs = list({family.space.sample(rng) for _ in range(80)})[:50]
+    graphs = []
+
+    def count(module: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        graphs.append(1)
+        return module.forward
+
+    torch._dynamo.reset()
+    x = torch.randn(2, 16)
+    with torch._dynamo.config.patch(recompile_limit=256, cache_size_limit=256):
+        compiled = {a: torch.compile(family.at(a), backend=count) for a in archs}
+        for arch in archs:
+            assert torch.allclose(compiled[arch](x), family.extract(arch)(x), atol=1e-6)
+        first = len(graphs)
+        for arch in archs:
+            family.at(arch)
+            compiled[arch](x)
+    return len(graphs) - first
+
+
+def r3_extract() -> Mapping[str, Ratio]:
+    """Extracting a member against a deep copy of the extracted member."""
+    results = {}
+    for name in NETWORKS:
+        family, _ = family_of(name)
+        for size, arch in archs_of(family).items():
+            alone = family.extract(arch)
+            results[f"{name} {size}"] = ratio(
+                lambda f=family, a=arch: f.extract(a), lambda m=alone: copy.deepcopy(m)
+            )
+            show(f"R3 {name} {size}", results[f"{name} {size}"])
+    return results
+
+
+def r4_bytes() -> Mapping[str, float]:
+    """The family's file with n named members against the file of its largest member."""
+    from safetensors.torch import save
+
+    results = {}
+    for name in ("mobilenet_v3", "resnet18", "vit_tiny"):
+        family, _ = family_of(name)
+        largest = family.extract(family.space.largest)
+        alone = len(save({k: v.contiguous() for k, v in largest.state_dict().items()}))
+        rng = np.random.default_rng(0)
+        for n in (1, 100):
+            family.members = {f"member-{i}": family.space.sample(rng) for i in range(n)}
+            with tempfile.TemporaryDirectory() as folder:
+                family.save(folder)
+                size = sum(path.stat().st_size for path in Path(folder).iterdir())
+            results[f"{name} n={n}"] = size / alone
+            print(f"R4 {name} n={n}: {size / alone:.4f}")
+    return results
+
+
+def r5_step() -> Mapping[str, object]:
+    """A sandwich step against the four extracted members' own steps, and its peak memory."""
+    results: dict[str, object] = {}
+    for name, batch in (("resnet18", 16), ("mobilenet_v3", 16), ("vit_tiny", 16)):
+        model, inputs = NETWORKS[name](batch)
+        family = manynet.elastic(model.train(), tuple(x[:1] for x in inputs), importance=None)
+        space, rng = family.space, np.random.default_rng(0)
+        fixed = [space.largest, space.smallest, space.sample(rng), space.sample(rng)]
+        alone = [family.extract(arch) for arch in fixed]
+        optimizer = torch.optim.SGD(family.parameters(), lr=1e-4, momentum=0.9)
+        family.guard(optimizer)
+        own = [torch.optim.SGD(m.parameters(), lr=1e-4, momentum=0.9) for m in alone]
+
+        def sandwich(distill: bool, f=family, o=optimizer, a=fixed, x=inputs) -> None:
+            o.zero_grad()
+            teacher = None
+            for arch in a:
+                out = f.at(arch)(*x)
+                if distill and teacher is not None:
+                    loss = functional.kl_div(
+                        out.log_softmax(-1), teacher, reduction="batchmean", log_target=True
+                    )
+                else:
+                    loss = out.float().square().mean()
+                    teacher = out.detach().log_softmax(-1) if distill else None
+                loss.backward()
+            o.step()
+
+        def apart(models=alone, optimizers=own, x=inputs) -> None:
+            for network, o in zip(models, optimizers, strict=True):
+                o.zero_grad()
+                backward(network, x)
+                o.step()
+
+        for distill in (False, True):
+            key = f"{name} batch {batch}" + (" distilled" if distill else "")
+            results[key] = ratio(lambda d=distill, s=sandwich: s(d), apart, rounds=11, least_ms=1)
+            show(f"R5 {key}", results[key])
+    for name in ("resnet18", "mobilenet_v3"):
+        sides = {mode: peak(name, mode) for mode in ("sandwich", "largest")}
+        results[f"{name} peak memory"] = sides["sandwich"] / sides["largest"]
+        print(f"R5 {name} peak memory: {results[f'{name} peak memory']:.3f}  {sides}")
+    return results
+
+
+def peak(name: str, mode: str) -> float:
+    """Return the MiB that ten steps add to a process that has loaded everything."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "_peak.py"), name, mode],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return float(json.loads(done.stdout)["mib"])
+
+
+def r7_calibrate() -> Mapping[str, Ratio]:
+    """Recalibrating batch-norm over 8 batches against 8 plain forwards."""
+    results = {}
+    for name in ("resnet18", "mobilenet_v3"):
+        family, _ = family_of(name)
+        batches = [NETWORKS[name](16)[1][0] for _ in range(8)]
+        member = family.eval().at(family.space.arch(archs_of(family)["middle"]))
+
+        def forwards(m=member, b=batches) -> None:
+            with torch.inference_mode():
+                for x in b:
+                    m(x)
+
+        results[name] = ratio(
+            lambda m=member, b=batches: manynet.calibrate(m, b, batches=8), forwards, least_ms=1
+        )
+        show(f"R7 {name}", results[name])
+    return results
+
+
+def import_time() -> Ratio:
+    """`import manynet` against `import torch`, each in a process of its own."""
+
+    def run(module: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+
+    result = ratio(run("manynet"), run("torch"), rounds=11, warmups=1, least_ms=1)
+    show("import", result)
+    return result
+
+
+def show(label: str, result: object) -> None:
+    print(f"{label:<52} {result}", flush=True)
+
+
+PARTS: dict[str, Callable[[], object]] = {
+    "R1": r1_forward,
+    "R2": r2_switch,
+    "R3": r3_extract,
+    "R4": r4_bytes,
+    "R5": r5_step,
+    "R7": r7_calibrate,
+    "import": import_time,
+}
+
+
+def main() -> None:
+    _measure.prepare()
+    chosen = sys.argv[1:] or list(PARTS)
+    path = HERE / "results" / "speed.json"
+    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    for name in chosen:
+        results[name] = PARTS[name]()
+        _measure.write("speed", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What a conversion tells its user: what became elastic, what did not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from manynet.elastic._choices import users
+from manynet.elastic._trace import Trace
+from manynet.family import Depth, Note, Report
+from manynet.space import Choice
+
+__all__ = ["make_report", "unknown_operations", "why_nothing"]
+
+
+def unknown_operations(trace: Trace) -> str:
+    names = ", ".join(f"{op} in {path or 'the model'}" for op, path in trace.unknown.items())
+    return f"no rule for {names}; pass strict=False to leave whole what they touch"
+
+
+def why_nothing(trace: Trace, whole: Sequence[Note]) -> str:
+    reasons = [f"{note.name}: {note.detail}" for note in whole]
+    reasons += [f"{name} dimension {dim}: {why}" for name, dim, why in trace.frozen]
+    return "; ".join(reasons[:4]) or "it has no parameters that hang on a free size"
+
+
+def make_report(
+    model: nn.Module,
+    trace: Trace,
+    choices: Sequence[Choice],
+    runs: Sequence[Depth],
+    whole: Sequence[Note],
+) -> Report:
+    by_name = {axis.name: names for axis, names in users(trace.tensors).items()}
+    blocks = {run.choice: run.blocks for run in runs}
+    elastic_notes = []
+    for choice in choices:
+        values = ", ".join(str(value) for value in choice.values)
+        if choice.name in blocks:
+            detail = f"{{{values}}} of {len(blocks[choice.name])} blocks: " + ", ".join(
+                blocks[choice.name]
+            )
+        else:
+            detail = f"{{{values}}} in {len(by_name.get(choice.name, ())) or 1} tensors"
+        elastic_notes.append(Note(choice.name, detail))
+    reasons: dict[str, dict[str, None]] = {}
+    for name, _, why in trace.frozen:
+        reasons.setdefault(why, {})[name] = None
+    fixed = [*whole, *(Note(why, _few(list(names))) for why, names in reasons.items())]
+    warnings = [
+        Note(
+            op,
+            f"no rule for this operation, met in {path or type(model).__name__}; "
+            "what it touches stays whole",
+        )
+        for op, path in trace.unknown.items()
+    ]
+    return Report(tuple(elastic_notes), tuple(fixed), tuple(warnings))
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"

@@ -1,0 +1,262 @@
+"""`elastic`: an existing model becomes a family."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manynet._skeleton import Skeleton
+from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length, positions
+from manynet.bindings.kernel import KernelTransform
+from manynet.bindings.protocol import Binding
+from manynet.bindings.slice import Slice
+from manynet.elastic._choices import Ratios, depth_choices, width_choices, with_activity
+from manynet.elastic._kernels import ElasticKernel, find_kernels
+from manynet.elastic._trace import Trace, trace_model
+from manynet.elastic._words import make_report, unknown_operations, why_nothing
+from manynet.elastic.importance import Importance, named, orders
+from manynet.errors import InputError, TraceError
+from manynet.family import Blueprint, Family, Follow
+from manynet.space import Space
+
+__all__ = ["elastic"]
+
+
+def elastic(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+    *,
+    width: Ratios = (0.25, 0.5, 0.75, 1.0),
+    depth: bool | Sequence[float] = True,
+    kernel: bool | Sequence[int] | None = None,
+    kernel_transform: bool = False,
+    keep: Sequence[str] = (),
+    importance: str | Importance | None = "l2",
+    multiple_of: int | None = None,
+    strict: bool = False,
+    source: str | None = None,
+) -> Family:
+    """Turn a model into a family of networks that share its weights.
+
+    The model is run once, without data, to find which channels hang together; nothing has to be
+    written for it. Channels are put in order of importance, so that a leading block of them is the
+    best one. The model itself is not changed, and the largest member computes what it computes.
+
+    Args:
+        model: any module. Its mode, training or evaluation, becomes the family's.
+        example_inputs: what its forward takes; only shapes matter for most models.
+        width: shares of every axis of channels (features, heads …) that members may keep, or a
+            mapping from patterns of axis names to shares; the first pattern that fits holds, and
+            an axis that fits none stays whole. None: widths stay whole.
+        depth: True to let members leave out every block that can be left out; shares of each run
+            of blocks to choose from; False: all blocks stay.
+        kernel: True to let convolution kernels of 5 and more shrink to every smaller odd size, or
+            the sizes to choose from; None: kernels stay.
+        kernel_transform: whether smaller kernels go through a learned matrix.
+        keep: patterns of module paths or axis names to leave whole, such as `"layer4.*"`.
+        importance: how to order channels: a name of `manynet.elastic.importances`, a function, or
+            None to keep the model's own order.
+        multiple_of: sizes are rounded to multiples of this. By default 8 for axes of 64 and more,
+            4 for axes of 32 and more, else 1.
+        strict: raise where an operation of the model is not understood, instead of leaving whole
+            what it touches and saying so in the report.
+        source: how the model can be built again, for example `"torchvision:resnet18"`.
+
+    Returns:
+        The family. `print(family.report())` says what became elastic, what did not, and why.
+
+    Raises:
+        InputError: an argument has a value that does not fit; the message says which.
+        TraceError: the model cannot be run on the example inputs, or nothing in it is elastic.
+
+    Example:
+        >>> import torch, manynet
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(),
+        ...                           torch.nn.Linear(32, 3))
+        >>> family = manynet.elastic(net, torch.zeros(1, 8), width=(0.5, 1.0))
+        >>> family.space.choices[0]
+        Choice(name='0.width', values=(16, 32))
+
+    Reference: Cai et al. 2019, arXiv 1908.09791; Fang et al. 2023, arXiv 2301.12900. Unlike
+    both, nothing here is written per network.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"elastic takes an nn.Module, not {type(model).__name__}; pass the model itself"
+        )
+    inputs = _as_inputs(example_inputs)
+    score = named(importance)
+    trace = trace_model(model, inputs)
+    if strict and trace.unknown:
+        raise TraceError(unknown_operations(trace))
+    kernels = find_kernels(model, trace, kernel, keep)
+    widths, whole = width_choices(trace, width, keep, multiple_of)
+    runs, depths = depth_choices(model, trace, depth, keep)
+    choices = [*widths.values(), *depths, *(k.choice for k in kernels)]
+    if not any(len(choice.values) > 1 for choice in choices):
+        raise TraceError(
+            f"nothing in {type(model).__name__} is elastic with these settings; "
+            + why_nothing(trace, whole)
+        )
+    tensors = _with_kernels(trace.tensors, kernels)
+    space = Space(with_activity(choices, tensors, runs))
+    shared = _ordered(model, trace, list(widths), score)
+    extra = {
+        name: nn.Parameter(matrix)
+        for k in (kernels if kernel_transform else ())
+        for name, matrix in k.matrices(shared).items()
+    }
+    blueprint = Blueprint(
+        bindings=_bindings(shared, tensors, space, kernels if kernel_transform else ()),
+        follows=_follows(trace, kernels, space),
+        depths=tuple(runs),
+        report=make_report(model, trace, choices, runs, whole),
+    )
+    family = Family(
+        shared, space, blueprint, extra=extra, example_inputs=_detached(inputs), source=source
+    )
+    _check_smallest(family, inputs)
+    return family
+
+
+def _as_inputs(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    if isinstance(example_inputs, list | tuple):
+        return tuple(example_inputs)
+    raise InputError(
+        f"example_inputs must be a tensor or a tuple of what forward takes, "
+        f"not {type(example_inputs).__name__}; for example torch.zeros(1, 3, 224, 224)"
+    )
+
+
+def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
+
+
+# -- weights ---------------------------------------------------------------------------------
+
+
+def _ordered(
+    model: nn.Module, trace: Trace, axes: Sequence[Axis], score: Importance | None
+) -> nn.Module:
+    """Return a copy of the model whose channels stand in order of importance."""
+    values = {
+        **dict(model.named_parameters()),
+        **dict(model.named_buffers()),
+    }
+    order = {}
+    if score is not None and axes:
+        parameters = dict(model.named_parameters())
+        order = orders(axes, trace.tensors, parameters, score)
+    moved = {}
+    with torch.no_grad():
+        for name, tensor in values.items():
+            moved[name] = _reordered(tensor, trace.tensors[name], order)
+    shared, _ = Skeleton(model).build(moved)
+    return shared
+
+
+def _reordered(
+    tensor: Tensor, dims: tuple[Dim, ...], order: Mapping[Axis, np.typing.NDArray[np.int64]]
+) -> Tensor:
+    value = tensor.detach()
+    for number, dim in enumerate(dims):
+        if any(axis in order for axis in axes_of(dim)):
+            index = torch.from_numpy(positions(dim, order)).to(value.device)
+            value = value.index_select(number, index)
+    if value.data_ptr() == tensor.data_ptr() or value is tensor:
+        value = value.clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    return value
+
+
+def _with_kernels(
+    tensors: Mapping[str, tuple[Dim, ...]], kernels: Sequence[ElasticKernel]
+) -> dict[str, tuple[Dim, ...]]:
+    result = dict(tensors)
+    for kernel in kernels:
+        dims = result[kernel.weight]
+        result[kernel.weight] = (*dims[:2], *((kernel.axis,) for _ in dims[2:]))
+    return result
+
+
+def _bindings(
+    shared: nn.Module,
+    tensors: Mapping[str, tuple[Dim, ...]],
+    space: Space,
+    transformed: Sequence[ElasticKernel],
+) -> dict[str, Binding]:
+    names = {choice.name for choice in space.choices}
+    by_weight = {kernel.weight: kernel for kernel in transformed}
+    bindings: dict[str, Binding] = {}
+    for name in [n for n, _ in [*shared.named_parameters(), *shared.named_buffers()]]:
+        dims = tuple(_settled(dim, names) for dim in tensors[name])
+        if not any(axis.frozen is None for dim in dims for axis in axes_of(dim)):
+            continue
+        block = Slice(name, dims)
+        kernel = by_weight.get(name)
+        bindings[name] = (
+            block
+            if kernel is None
+            else KernelTransform(block, kernel.axis, kernel.sizes, kernel.names)
+        )
+    return bindings
+
+
+def _settled(dim: Dim, choices: set[str]) -> Dim:
+    """Return `dim` with one fixed factor in place of every part that has no choice."""
+    if not any(axis.name in choices and axis.frozen is None for axis in axes_of(dim)):
+        return (Axis("", length(dim), "no choice"),) if dim else ()
+    return tuple(_settled_factor(factor, choices) for factor in dim)
+
+
+def _settled_factor(factor: Axis | Concat, choices: set[str]) -> Axis | Concat:
+    if isinstance(factor, Concat):
+        return Concat(tuple(_settled(part, choices) for part in factor.parts))
+    if factor.frozen is None and factor.name not in choices:
+        return Axis("", factor.size, "no choice")
+    return factor
+
+
+def _follows(trace: Trace, kernels: Sequence[ElasticKernel], space: Space) -> tuple[Follow, ...]:
+    names = {choice.name for choice in space.choices}
+    follows = []
+    for attribute, dim in trace.attributes.items():
+        settled = _settled(dim, names)
+        if any(axis.frozen is None for axis in axes_of(settled)):
+            follows.append(Follow(attribute.path, attribute.name, attribute.index, settled))
+    for kernel in kernels:
+        follows += kernel.follows
+    return tuple(follows)
+
+
+# -- proof -----------------------------------------------------------------------------------
+
+
+def _check_smallest(family: Family, inputs: tuple[Any, ...]) -> None:
+    """Run the smallest member once, so that a wrong trace is found here and not in training."""
+    smallest = family.extract(family.space.smallest).eval()
+    try:
+        with torch.no_grad():
+            _run_without_data(smallest, inputs)
+    except Exception as error:
+        raise TraceError(
+            f"the smallest member of {type(family.shared).__name__} does not run: {error}; "
+            "leave the part that this names whole with keep=(…), and please report the model"
+        ) from error
+
+
+def _run_without_data(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    try:
+        meta = copy.deepcopy(model).to("meta")
+        with torch.device("meta"):
+            meta(*[x.to("meta") if isinstance(x, Tensor) else x for x in inputs])
+    except (NotImplementedError, RuntimeError):
+        model(*inputs)
