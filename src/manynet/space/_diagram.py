@@ -21,7 +21,7 @@ __all__ = ["INACTIVE", "LIMIT", "Diagram", "Relation", "build", "reading_order"]
 
 INACTIVE = -1
 """The label of a choice that does not matter."""
-LIMIT = 500_000
+LIMIT = 200_000
 """The most edges that a diagram may have: about a second and a hundred megabytes."""
 
 Advance: TypeAlias = Callable[[Hashable, int, int], Hashable]
@@ -49,17 +49,17 @@ class Node:
     __slots__ = ("children", "count", "ends", "labels")
 
     def __init__(self) -> None:
-        self.labels: list[int] = []
-        self.children: list[Node] = []
-        self.ends: list[int] = []
+        self.labels: Sequence[int] = ()
+        self.children: Sequence[Node] = ()
+        self.ends: Sequence[int] = ()
         self.count = 1
 
     def close(self) -> None:
         """Drop the branches that lead nowhere and count the others."""
         kept = [i for i, child in enumerate(self.children) if child.count]
-        self.labels = [self.labels[i] for i in kept]
-        self.children = [self.children[i] for i in kept]
-        self.ends = list(accumulate(child.count for child in self.children))
+        self.labels = tuple(self.labels[i] for i in kept)
+        self.children = tuple(self.children[i] for i in kept)
+        self.ends = tuple(accumulate(child.count for child in self.children))
         self.count = self.ends[-1] if self.ends else 0
 
 
@@ -185,16 +185,11 @@ def build(
     for variable, moves in zip(variables, plan, strict=True):
         following: dict[tuple[Hashable, ...], Node] = {}
         for state, node in states.items():
-            for label in labels[variable]:
-                after = _move(state, moves, label)
-                if after is None:
-                    continue
-                child = following.get(after)
-                if child is None:
-                    child = following[after] = Node()
-                node.labels.append(label)
-                node.children.append(child)
-                edges += 1
+            steps = [(label, _move(state, moves, label)) for label in labels[variable]]
+            ways = [(label, after) for label, after in steps if after is not None]
+            node.labels = [label for label, _ in ways]
+            node.children = [_node(following, after) for _, after in ways]
+            edges += len(ways)
             if edges > limit:
                 return None
         states = following
@@ -203,6 +198,13 @@ def build(
         for node in layer:
             node.close()
     return Diagram(tuple(variables), tuple(layers[:-1]))
+
+
+def _node(found: dict[tuple[Hashable, ...], Node], state: tuple[Hashable, ...]) -> Node:
+    node = found.get(state)
+    if node is None:
+        node = found[state] = Node()
+    return node
 
 
 def _move(

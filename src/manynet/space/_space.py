@@ -41,7 +41,7 @@ class Space(ByJson):
 
     A member is counted, drawn and listed once: choices that do not matter (see `Choice`) are folded
     to their first value. Counting and drawing are exact for spaces of any size, constraints
-    included, as long as a group of linked choices does not need half a million joint states. Beyond
+    included, as long as a group of linked choices does not need 200,000 joint states. Beyond
     that, `count` and drawing by arch say so and refuse; drawing by choice, mutation and crossover
     go on by trial.
 
