@@ -56,17 +56,25 @@ def test_the_once_for_all_space_counts_exactly() -> None:
     assert ofa().count == (9**2 + 9**3 + 9**4) ** 5
 
 
-def test_sixty_choices_count_exactly_and_draw_fast() -> None:
+def test_sixty_choices_count_exactly() -> None:
     space = Space(tuple(Choice(f"c{i}", (1, 2, 3, 4)) for i in range(60)))
     assert space.count == 4**60
-    rng = np.random.default_rng(0)
-    best = math.inf
-    for _ in range(20):
-        start = time.perf_counter()
+    assert space.sample(np.random.default_rng(0)) in space
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("by", ["arch", "choice"])
+def test_drawing_of_sixty_choices_is_far_below_100_us(by: str) -> None:
+    """Measured: 15 us on an idle machine, 35 us with conditions."""
+    for space in (Space(tuple(Choice(f"c{i}", (1, 2, 3, 4)) for i in range(60))), ofa()):
+        rng = np.random.default_rng(0)
+        best = math.inf
         for _ in range(20):
-            space.sample(rng, by="choice")
-        best = min(best, (time.perf_counter() - start) / 20)
-    assert best < 100e-6, "measured about 15 us"
+            start = time.perf_counter()
+            for _ in range(20):
+                space.sample(rng, by=by)
+            best = min(best, (time.perf_counter() - start) / 20)
+        assert best < 100e-6
 
 
 def test_forty_choices_under_a_sum_count_exactly() -> None:

@@ -109,7 +109,7 @@ def spaces(draw: Draw) -> Space:
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(parts())
 def test_count_and_enumeration_agree_with_trying_everything(given_parts) -> None:
     made, rules = given_parts
@@ -128,7 +128,7 @@ def test_count_and_enumeration_agree_with_trying_everything(given_parts) -> None
         assert space.canonical(arch) == fold(dict(arch), made)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spaces())
 def test_largest_and_smallest_have_the_fewest_steps(space: Space) -> None:
     everything = list(space.enumerate())
@@ -146,7 +146,7 @@ def test_largest_and_smallest_have_the_fewest_steps(space: Space) -> None:
         assert space.largest == space.canonical({c.name: c.values[-1] for c in space})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spaces(), seeds)
 def test_what_is_drawn_or_varied_is_a_member(space: Space, seed: int) -> None:
     everything = set(space.enumerate())
@@ -168,7 +168,7 @@ def test_what_is_drawn_or_varied_is_a_member(space: Space, seed: int) -> None:
     assert bool(near) == (len(everything) > 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spaces(), st.data())
 def test_vectors_and_json_come_back(space: Space, data: st.DataObject) -> None:
     back = Space.from_json(json.loads(json.dumps(space.to_json())))
@@ -186,7 +186,7 @@ def test_vectors_and_json_come_back(space: Space, data: st.DataObject) -> None:
     assert space.decode(wild) in set(space.enumerate())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spaces(), st.data())
 def test_arch_keeps_what_is_given(space: Space, data: st.DataObject) -> None:
     arch = data.draw(st.sampled_from(list(space.enumerate())))
@@ -197,7 +197,7 @@ def test_arch_keeps_what_is_given(space: Space, data: st.DataObject) -> None:
         assert completed[name] == arch[name]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spaces(), st.data())
 def test_restrict_is_the_part_with_those_values(space: Space, data: st.DataObject) -> None:
     kept = {
