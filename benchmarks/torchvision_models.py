@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import manynet
 
-SIZES = {"inception_v3": 96, "maxvit_t": 224, "alexnet": 64}
+SIZES = {"inception_v3": 128, "maxvit_t": 224, "alexnet": 64}
 """The smallest input that a model accepts, where 64 pixels are not it."""
 OPTIONS = {name: {"image_size": 64} for name in ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")}
 OPTIONS["vit_h_14"] = {"image_size": 56}
@@ -35,7 +35,8 @@ def settle(model: nn.Module) -> nn.Module:
                 module.running_mean.normal_(0, 0.1, generator=generator)
                 module.running_var.uniform_(0.5, 1.5, generator=generator)
         for parameter in model.parameters():
-            if parameter.dim() == 1 or parameter.numel() == max(parameter.shape):
+            narrow = parameter.dim() == 1 or parameter.numel() == max(parameter.shape)
+            if narrow or not parameter.any():
                 parameter.add_(torch.rand(parameter.shape, generator=generator), alpha=0.1)
     return model
 

@@ -10,45 +10,57 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from manynet.bindings.axes import Axis, Concat, Dim, length
+from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length
 from manynet.errors import InputError, did_you_mean
 
 __all__ = ["Importance", "importances", "l1", "l2", "named", "orders"]
 
 
 class Importance(Protocol):
-    """Scores the positions of one axis."""
+    """Scores the positions of one dimension of a weight."""
 
-    def __call__(self, axis: Axis, weights: Sequence[Tensor]) -> Tensor:
-        """Return one score for each position; the highest is kept longest.
+    def __call__(self, weight: Tensor, dim: int) -> Tensor:
+        """Return one score, at least 0, for each position of dimension `dim`.
+
+        Scores are turned into shares and averaged over all the weights that an axis runs through;
+        the positions with the highest mean are kept longest.
 
         Args:
-            axis: the axis whose positions are scored.
-            weights: of every parameter that the axis runs through, what belongs to each position.
+            weight: a parameter of two dimensions or more. Its `grad` is there where the model has
+                one, so that a score may use it.
+            dim: the dimension whose positions are scored.
 
         Shapes:
-            weights: `(axis.size, entries)` each.
-            returns: `(axis.size,)`.
+            returns: `(weight.shape[dim],)`.
         """
         ...
 
 
-def l2(axis: Axis, weights: Sequence[Tensor]) -> Tensor:
-    """Return the mean over parameters of each position's share of the squared norm.
+def l2(weight: Tensor, dim: int) -> Tensor:
+    """Return each position's share of the squared norm.
 
-    Every parameter has the same say, whatever its size, as in the group norm of
+    Every weight has the same say, whatever its size, as in the group norm of
     Fang et al. 2023, arXiv 2301.12900 (DepGraph).
     """
-    return _share([weight.square().sum(1) for weight in weights])
+    return _sums(weight, dim, 2)
 
 
-def l1(axis: Axis, weights: Sequence[Tensor]) -> Tensor:
-    """Return the mean over parameters of each position's share of the absolute sum."""
-    return _share([weight.abs().sum(1) for weight in weights])
+def l1(weight: Tensor, dim: int) -> Tensor:
+    """Return each position's share of the absolute sum, as in Cai et al. 2019, arXiv 1908.09791."""
+    return _sums(weight, dim, 1)
 
 
-def _share(scores: Sequence[Tensor]) -> Tensor:
-    return torch.stack([score / score.sum().clamp_min(1e-12) for score in scores]).mean(0)
+def _sums(weight: Tensor, dim: int, power: int) -> Tensor:
+    """Return the sum of `|weight| ** power` over all dimensions but `dim`.
+
+    The rows of a large matrix are taken a few at a time: a reduction over them at once would jump
+    through memory, and a copy of the matrix would cost more than the sum.
+    """
+    if dim + 1 < weight.dim():
+        runs = torch.linalg.vector_norm(weight.flatten(dim + 1), power, dim=-1).pow(power)
+        return runs.flatten(0, -2).sum(0) if dim else runs
+    rows = weight.flatten(0, -2).split(64)
+    return torch.stack([part.abs().pow(power).sum(0) for part in rows]).sum(0)
 
 
 _NAMED: Mapping[str, Importance] = {"l1": l1, "l2": l2}
@@ -85,43 +97,42 @@ def orders(
         importance: scores the positions.
 
     Raises:
-        InputError: the importance returned scores of a wrong shape, or not a number.
+        InputError: the importance returned scores of a wrong shape, or not finite.
     """
-    found = dict.fromkeys(axes, ())
-    uses: dict[Axis, list[Tensor]] = {axis: [] for axis in found}
+    shares: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
     for name, dims in tensors.items():
-        if name in values and values[name].dim() > 1:  # norms and biases follow their producers
-            for number, dim in enumerate(dims):
+        weight = values.get(name)
+        if weight is None or weight.dim() < 2:  # norms and biases follow their producers
+            continue
+        for number, dim in enumerate(dims):
+            if any(axis in shares for axis in axes_of(dim)):
+                scores = _scores(importance, name, weight, number)
                 for axis, places in _places(dim):
-                    if axis in uses:
-                        uses[axis].append(_rows(values[name], number, places, axis.size))
-    result = {}
-    for axis, weights in uses.items():
-        if weights:
-            result[axis] = _order(axis, importance(axis, weights))
-    return result
+                    if axis in shares:
+                        folded = scores[places.reshape(axis.size, -1)].sum(1)
+                        shares[axis].append(folded / folded.sum().clamp_min(1e-12))
+    return {axis: _order(torch.stack(found).mean(0)) for axis, found in shares.items() if found}
 
 
 importances = tuple(_NAMED)
 """The names that `elastic(importance=…)` knows."""
 
 
-def _order(axis: Axis, scores: Tensor) -> npt.NDArray[np.int64]:
-    if tuple(scores.shape) != (axis.size,) or bool(torch.isnan(scores).any()):
+def _scores(importance: Importance, name: str, weight: Tensor, dim: int) -> Tensor:
+    with torch.no_grad():
+        scores = importance(weight, dim).detach().float().cpu()
+    if tuple(scores.shape) != (weight.shape[dim],) or not bool(torch.isfinite(scores).all()):
         raise InputError(
-            f"the importance of {axis.name} must be {axis.size} numbers; "
-            f"it has shape {tuple(scores.shape)}" + (" and holds NaN" if scores.numel() else "")
+            f"the importance of {name}, dimension {dim}, must be {weight.shape[dim]} finite "
+            f"numbers; it has shape {tuple(scores.shape)}"
+            + ("" if bool(torch.isfinite(scores).all()) else " and holds NaN or infinity")
         )
-    order: npt.NDArray[np.int64] = torch.argsort(scores, descending=True, stable=True).cpu().numpy()
+    return scores
+
+
+def _order(scores: Tensor) -> npt.NDArray[np.int64]:
+    order: npt.NDArray[np.int64] = torch.argsort(scores, descending=True, stable=True).numpy()
     return order
-
-
-def _rows(tensor: Tensor, number: int, places: npt.NDArray[np.int64], size: int) -> Tensor:
-    """Return what belongs to each position of an axis: `(size, entries)`."""
-    moved = tensor.detach().movedim(number, 0)
-    if len(places) != moved.shape[0] or not np.array_equal(places, np.arange(len(places))):
-        moved = moved.index_select(0, torch.from_numpy(places).to(tensor.device))
-    return moved.reshape(size, -1).float()
 
 
 def _places(dim: Dim) -> Iterator[tuple[Axis, npt.NDArray[np.int64]]]:
