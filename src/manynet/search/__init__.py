@@ -1,0 +1,45 @@
+"""Find the archs on the front of quality against costs."""
+
+from manynet.search._judge import CostLike as CostLike
+from manynet.search._judge import FamilyLike as FamilyLike
+from manynet.search._judge import Quality as Quality
+from manynet.search._loop import Progress as Progress
+from manynet.search._loop import search as search
+from manynet.search._named import make_strategy as make_strategy
+from manynet.search.front import Front as Front
+from manynet.search.front import Record as Record
+from manynet.search.metrics import Metric as Metric
+from manynet.search.metrics import accuracy as accuracy
+from manynet.search.metrics import loss as loss
+from manynet.search.metrics import metric as metric
+from manynet.search.nsga2 import NSGA2 as NSGA2
+from manynet.search.random_ import Exhaustive as Exhaustive
+from manynet.search.random_ import Random as Random
+from manynet.search.store import Entry as Entry
+from manynet.search.store import Store as Store
+from manynet.search.strategies import Evaluation as Evaluation
+from manynet.search.strategies import Strategy as Strategy
+from manynet.search.strategies import StrategyFactory as StrategyFactory
+
+__all__ = [
+    "NSGA2",
+    "CostLike",
+    "Entry",
+    "Evaluation",
+    "Exhaustive",
+    "FamilyLike",
+    "Front",
+    "Metric",
+    "Progress",
+    "Quality",
+    "Random",
+    "Record",
+    "Store",
+    "Strategy",
+    "StrategyFactory",
+    "accuracy",
+    "loss",
+    "make_strategy",
+    "metric",
+    "search",
+]
