@@ -25,11 +25,20 @@ LEVELS = (
     {"cli"},
 )
 # These know nothing of the rooms, so all may import them.
-GROUND = {"errors", "data", "_files", "_version"}
+GROUND = {"errors", "data", "_files", "_inputs", "_version"}
+# Private files at the root that belong to a room.
+PARTS = {
+    "_blueprint": "family",
+    "_family_file": "family",
+    "_guard": "family",
+    "_member": "family",
+    "_skeleton": "family",
+}
 # Neighbors on one level stay apart, but for these: (importer, imported).
 NEIGHBORS = {
     ("family", "bindings"),  # a member is bound to the family's weights
     ("models", "elastic"),  # a ready family is an elastic model
+    ("cost", "deploy"),  # latency through ONNX Runtime is that of the exported file
     ("run", "config"),  # a run follows its config
 }
 # Only files and functions that need them import these: see `test_import_stays_light`.
@@ -59,8 +68,8 @@ DEEPEST_NESTING = 3
 
 def room_of(module: str) -> str:
     """Return the room of a module of ours: `manynet.train._loop` is in `train`."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
+    room = (*module.split("."), "")[1]
+    return PARTS.get(room, room)
 
 
 def module_of(path: Path) -> str:

@@ -1,0 +1,72 @@
+"""The documentation runs: its Python is executed, its commands exist, its drawings are complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+README = DOCS.parent / "README.md"
+HOME = DOCS / "index.md"  # shows the example of the README, which is run there
+PAGES = [README, *sorted(set(DOCS.rglob("*.md")) - {HOME})]
+FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(DOCS.parent))
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """Return (line, text) of each fenced block of a page in one language, dedented."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        indent, kind, code = match.groups()
+        if kind == language:
+            line = text.count("\n", 0, match.start()) + 1
+            found.append((line, re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run one after another, as a reader would paste them."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for line, code in blocks(page, "python"):
+        # Blank lines before the code make a traceback point at the line of the page.
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def test_reference_lists_what_the_library_offers() -> None:
+    import manynet
+
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = {path.rpartition(".")[2] for path in re.findall(r"^::: ([\w.]+)", page, re.MULTILINE)}
+    missing = sorted(set(manynet.__all__) - listed - {"__version__"})
+    assert not missing, f"docs/reference/api.md lacks {', '.join(missing)}"
+
+
+def test_drawing_shows_every_room() -> None:
+    drawn = set(
+        re.findall(r'class="ink name"[^>]*>(\w+)<', (DOCS / "assets/rooms.svg").read_text())
+    )
+    source = DOCS.parent / "src" / "manynet"
+    rooms = {path.stem for path in source.iterdir() if not path.name.startswith(("_", "py.typed"))}
+    assert drawn == rooms
+
+
+def test_readme_and_home_show_the_same_example() -> None:
+    assert [code for _, code in blocks(README, "python")] == [
+        code for _, code in blocks(HOME, "python")
+    ]
+
+
+def test_pages_link_to_files_that_exist() -> None:
+    """mkdocs checks the pages under docs/; the ones beside it are read on their own."""
+    root = DOCS.parent
+    for page in (README, root / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (root / target).exists(), f"{page.name} links to {target}"
