@@ -1,0 +1,33 @@
+"""Costs: what a member takes, counted, measured or predicted.
+
+`parameters`, `bytes` and `macs` are three different things: tying weights cuts the first two and
+not the third. `peak_memory` and `latency` are measured here; `fit_latency` predicts the latency of
+members that were never run, with its error stated. `by_layer` says where the cost sits, and `cost`
+makes a cost of any function.
+"""
+
+from manynet.cost._analytic import bytes_ as bytes
+from manynet.cost._analytic import macs, parameters
+from manynet.cost._cost import Cost, FamilyLike, cost
+from manynet.cost._count import LayerCost, by_layer
+from manynet.cost._latency import Clock, Latency, LatencyCost, latency
+from manynet.cost._memory import peak_memory
+from manynet.cost._predictor import LatencyPredictor, fit_latency
+
+__all__ = [
+    "Clock",
+    "Cost",
+    "FamilyLike",
+    "Latency",
+    "LatencyCost",
+    "LatencyPredictor",
+    "LayerCost",
+    "by_layer",
+    "bytes",
+    "cost",
+    "fit_latency",
+    "latency",
+    "macs",
+    "parameters",
+    "peak_memory",
+]

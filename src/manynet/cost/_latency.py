@@ -1,0 +1,309 @@
+"""How long one forward pass takes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manynet._inputs import (
+    Inputs,
+    as_inputs,
+    device_of,
+    evaluating,
+    moved,
+    tensors_in,
+    with_batch,
+)
+from manynet.cost._cost import Cost
+from manynet.deploy import onnx_session, to_onnx
+from manynet.errors import InputError
+
+__all__ = ["Clock", "Latency", "LatencyCost", "latency"]
+
+Runtime = Literal["torch", "onnx"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What a clock has read: milliseconds of one forward pass, and how they were taken.
+
+    Args:
+        median_ms: half of the passes were faster.
+        p10: one pass in ten was faster, in milliseconds.
+        p90: nine passes in ten were faster, in milliseconds.
+        repeats: passes that were timed.
+        threads: threads that the runtime was allowed.
+        device: where it ran.
+        runtime: what ran it, `torch` or `onnx`.
+        batch: samples in a pass.
+        disturbed: passes set aside, because other work took the core from them.
+    """
+
+    median_ms: float
+    p10: float
+    p90: float
+    repeats: int
+    threads: int
+    device: str
+    runtime: str
+    batch: int = 1
+    disturbed: int = 0
+
+    @property
+    def spread(self) -> float:
+        """The distance between `p10` and `p90`, as a share of the median."""
+        return (self.p90 - self.p10) / self.median_ms
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median_ms:.3f} ms ({self.p10:.3f}-{self.p90:.3f}) on {self.device} with "
+            f"{self.runtime}, {self.threads} thread(s), batch {self.batch}, {self.repeats} passes"
+        )
+
+
+class Clock:
+    """Times single passes of one network that is ready to run.
+
+    Call it to run once; it returns milliseconds. Clocks of several networks can be open together,
+    so that their passes can be interleaved (A B B A), which cancels a machine that slows down.
+
+    `own_ms` is the time that the core worked on the last pass, which is less than the time that
+    passed if other work took the core meanwhile. Only one thread on the CPU has it; elsewhere it
+    is the same.
+    """
+
+    def __init__(self, run: Callable[[], object], device: torch.device, threads: int) -> None:
+        self._run = run
+        self._device = device
+        self._time = self._on_cuda if device.type == "cuda" else self._on_host
+        self._alone = threads == 1 and device.type == "cpu"
+        self.own_ms = 0.0
+
+    def __call__(self) -> float:
+        """Run one forward pass and return the milliseconds that it took."""
+        return self._time()
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work took a tenth of the last pass or more."""
+        return self._alone and self._last > 1.1 * self.own_ms + 0.02
+
+    def _on_host(self) -> float:
+        own, start = time.thread_time_ns(), time.perf_counter_ns()
+        self._run()
+        end, own_end = time.perf_counter_ns(), time.thread_time_ns()
+        self._last = (end - start) / 1e6
+        self.own_ms = (own_end - own) / 1e6 if self._alone else self._last
+        return self._last
+
+    def _on_cuda(self) -> float:
+        with torch.cuda.device(self._device):
+            start = torch.cuda.Event(enable_timing=True)
+            end = torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize(self._device)
+            start.record()
+            self._run()
+            end.record()
+            end.synchronize()
+        self.own_ms = self._last = float(start.elapsed_time(end))
+        return self._last
+
+
+@dataclass(frozen=True)
+class LatencyCost(Cost):
+    """The cost that `latency` makes: call it for the median, or `measure` for all of it."""
+
+    device: str = "cpu"
+    runtime: Runtime = "torch"
+    threads: int = 1
+    batch: int = 1
+    warmup: int = 3
+    repeats: int = 20
+    time_limit_s: float = 2.0
+    precision: float = 0.01
+
+    def measure(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Latency:
+        """Time a network: warm up, then run until the median is sure or the time is up.
+
+        Passes during which other work took the core are set aside and counted, unless there is
+        hardly any other.
+
+        Raises:
+            InputError: the network cannot run on these inputs or on this device.
+            MissingExtraError: ONNX Runtime is asked for and not installed.
+        """
+        with self.clock(member, example_inputs) as clock:
+            for _ in range(self.warmup):
+                clock()
+            times, disturbed = self._passes(clock)
+            return self._reading(times, disturbed)
+
+    def _passes(self, clock: Clock) -> tuple[list[float], list[float]]:
+        """Run at least `repeats` passes, then on until the median is sure."""
+        deadline = time.perf_counter() + self.time_limit_s
+        times: list[float] = []
+        disturbed: list[float] = []
+        while len(times) + len(disturbed) < 3 or time.perf_counter() < deadline:
+            passed = clock()
+            (disturbed if clock.disturbed else times).append(passed)
+            if times and len(times) % self.repeats == 0 and _doubt(times) <= self.precision:
+                break
+        return times, disturbed
+
+    def _reading(self, times: list[float], disturbed: list[float]) -> Latency:
+        kept = times if len(times) >= 3 else [*times, *disturbed]
+        p10, median, p90 = (float(value) for value in np.percentile(kept, (10, 50, 90)))
+        how = (self.threads, self.device, self.runtime, self.batch)
+        aside = len(times) + len(disturbed) - len(kept)
+        return Latency(median, p10, p90, len(kept), *how, disturbed=aside)
+
+    @contextlib.contextmanager
+    def clock(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Iterator[Clock]:
+        """Make a network ready to be timed, pass by pass, while the context is open.
+
+        Inside, PyTorch has the threads asked for and treats denormal numbers as zero; both are put
+        back at the end, as is the network's mode. A network on another device is copied.
+        """
+        with evaluating(member):
+            run = self.prepared(member, example_inputs)
+            with self.settings():
+                yield self.clock_of(run)
+
+    def prepared(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Callable[[], object]:
+        """Return a function that runs one pass of a network, which should be in eval mode."""
+        inputs = with_batch(as_inputs(example_inputs), self.batch)
+        prepare = _torch_run if self.runtime == "torch" else _onnx_run
+        return prepare(member, inputs, torch.device(self.device), self.threads)
+
+    def clock_of(self, run: Callable[[], object]) -> Clock:
+        """Return the clock of a function that `prepared` returned."""
+        where = torch.device(self.device)
+        if self.runtime == "onnx" and where.type != "cpu":
+            return Clock(run, torch.device("cpu"), threads=0)  # a session waits for its device
+        return Clock(run, where, self.threads)
+
+    @contextlib.contextmanager
+    def settings(self) -> Iterator[None]:
+        """Set threads and denormals as asked for, and no gradients, while the context is open."""
+        with _pinned(self.threads), _denormals_flushed(), torch.inference_mode():
+            yield
+
+
+def latency(
+    device: str | torch.device = "cpu",
+    *,
+    runtime: Runtime = "torch",
+    threads: int = 1,
+    batch: int = 1,
+    warmup: int = 3,
+    repeats: int = 20,
+    time_limit_s: float = 2.0,
+    precision: float = 0.01,
+) -> LatencyCost:
+    """Cost: the median time of one forward pass on this machine, in milliseconds.
+
+    Args:
+        device: where to run; a network that is elsewhere is copied there.
+        runtime: `"torch"` runs the network itself; `"onnx"` exports it and runs the file in ONNX
+            Runtime, which takes some seconds for each network.
+        threads: threads of the runtime. Two on two shared cores lie: one is the honest default.
+        batch: samples in a pass.
+        warmup: passes before the clock starts.
+        repeats: passes between two looks at the spread.
+        time_limit_s: when to stop looking for a smaller spread.
+        precision: stop once the median's standard error is below this share of it.
+
+    Raises:
+        InputError: an unknown runtime, a device that this machine lacks, or a figure below one.
+
+    Example:
+        >>> clock = latency(repeats=5, time_limit_s=0.1)
+        >>> clock.measure(nn.Linear(4, 8), torch.zeros(1, 4)).threads
+        1
+    """
+    if runtime not in ("torch", "onnx"):
+        raise InputError(f"runtime {runtime!r} is unknown; it can be 'torch' or 'onnx'")
+    for name, value in {"threads": threads, "batch": batch, "repeats": repeats}.items():
+        if value < 1:
+            raise InputError(f"latency({name}={value}) should be at least 1")
+    where = torch.device(device)
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"latency on {where} needs a CUDA device, and this machine has none")
+
+    def function(member: nn.Module, inputs: Inputs) -> float:
+        return made.measure(member, inputs).median_ms
+
+    made = LatencyCost(
+        "latency_ms",
+        "ms",
+        function,
+        measured=True,
+        device=str(where),
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        warmup=warmup,
+        repeats=repeats,
+        time_limit_s=time_limit_s,
+        precision=precision,
+    )
+    return made
+
+
+def _doubt(times: list[float]) -> float:
+    """Return the standard error of the median as a share of it, from the quartiles."""
+    low, median, high = np.percentile(times, (25, 50, 75))
+    return float(1.2533 * (high - low) / 1.349 / len(times) ** 0.5 / max(median, 1e-9))
+
+
+def _torch_run(
+    member: nn.Module, inputs: Inputs, device: torch.device, threads: int
+) -> Callable[[], object]:
+    """Return a function that runs the network itself."""
+    here = device_of(member)
+    if here.type != device.type or device.index not in (None, here.index):
+        member = copy.deepcopy(member).to(device)
+    inputs = moved(inputs, device_of(member))
+    return lambda: member(*inputs)
+
+
+def _onnx_run(
+    member: nn.Module, inputs: Inputs, device: torch.device, threads: int
+) -> Callable[[], object]:
+    """Return a function that runs the exported network in ONNX Runtime."""
+    session = onnx_session(
+        to_onnx(member, inputs, dynamic_batch=False), device=str(device), threads=threads
+    )
+    names = [given.name for given in session.get_inputs()]
+    arrays = [tensor.detach().cpu().numpy() for tensor in tensors_in(inputs)]
+    feed = dict(zip(names, arrays, strict=True))
+    return lambda: session.run(None, feed)
+
+
+@contextlib.contextmanager
+def _pinned(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Treat numbers too small to be normal as zero for a while: some CPUs crawl through them."""
+    before = bool(torch.tensor([1e-38]).mul(1e-2).eq(0))  # there is no getter, so look
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
