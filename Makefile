@@ -7,7 +7,7 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format docs serve clean
+.PHONY: help demo test test-all check format docs cli-page serve bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -46,8 +46,18 @@ format: $(READY) ## format the code and mend what ruff can mend
 docs: $(READY) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "Open site/index.html in a browser."
 
+cli-page: $(READY) ## renew the page of the command line from its own help
+	@$(BIN)/python docs/cli_page.py
+
 serve: $(READY) ## show the documentation on this machine, renewed at each change
 	@$(BIN)/mkdocs serve
+
+$(READY)-bench: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+bench: $(READY)-bench ## measure speed and accuracy into benchmarks/results/; this takes long
+	@for file in benchmarks/[!_]*.py; do echo "$$file ..."; $(ONE_THREAD) $(BIN)/python $$file || exit 1; done
 
 clean: ## remove what was built; runs/ stays
 	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

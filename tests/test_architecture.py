@@ -29,10 +29,12 @@ GROUND = {"errors", "data", "_files", "_inputs", "_version"}
 # Private files at the root that belong to a room.
 PARTS = {
     "_blueprint": "family",
+    "_doctor": "cli",
     "_family_file": "family",
     "_guard": "family",
     "_member": "family",
     "_skeleton": "family",
+    "_terminal": "cli",
 }
 # Neighbors on one level stay apart, but for these: (importer, imported).
 NEIGHBORS = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 
 DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"
@@ -70,3 +72,36 @@ def test_pages_link_to_files_that_exist() -> None:
     for page in (README, root / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (root / target).exists(), f"{page.name} links to {target}"
+
+
+def test_config_page_shows_every_key_and_its_default() -> None:
+    from manynet.config import Config
+
+    ((_, shown),) = blocks(DOCS / "reference" / "config.md", "yaml")
+    assert yaml.safe_load(shown) == Config().to_dict()
+
+
+def test_command_line_page_is_that_of_the_command_line() -> None:
+    """Renew it with `make cli-page`."""
+    script = DOCS / "cli_page.py"
+    page = runpy.run_path(str(script))["page"]()
+    assert (DOCS / "reference" / "cli.md").read_text(encoding="utf-8") == page
+
+
+def test_commands_on_the_pages_exist() -> None:
+    from manynet.cli import app
+
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    for page in [HOME, *PAGES]:
+        used = re.findall(r"`manynet ([a-z]+)", page.read_text(encoding="utf-8"))
+        for _, code in blocks(page, "bash"):
+            used += re.findall(r"^manynet ([a-z]+)", code, re.MULTILINE)
+        assert set(used) <= verbs, f"{name_of(page)} uses a verb that manynet lacks"
+
+
+def test_targets_on_the_pages_exist() -> None:
+    makefile = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for page in [HOME, *PAGES, DOCS.parent / "CONTRIBUTING.md"]:
+        used = set(re.findall(r"`make ([a-z-]+)`", page.read_text(encoding="utf-8")))
+        assert used <= targets, f"{name_of(page)} names a target that the Makefile lacks"

@@ -80,7 +80,7 @@ def elastic(
         ...                           torch.nn.Linear(32, 3))
         >>> family = manynet.elastic(net, torch.zeros(1, 8), width=(0.5, 1.0))
         >>> family.space.choices[0]
-        Choice(name='0.width', values=(16, 32))
+        Choice('0.width', (16, 32))
 
     Reference: Cai et al. 2019, arXiv 1908.09791; Fang et al. 2023, arXiv 2301.12900. Unlike
     both, nothing here is written per network.
