@@ -62,7 +62,7 @@ class GPTTiny(nn.Module):
 class GCN(nn.Module):
     """Three graph convolutions over a dense normalised adjacency."""
 
-    def __init__(self, features: int = 64, width: int = 256, classes: int = 7) -> None:
+    def __init__(self, features: int = 500, width: int = 256, classes: int = 7) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             [nn.Linear(features, width), nn.Linear(width, width), nn.Linear(width, classes)]
@@ -86,17 +86,17 @@ def _torchvision(name: str, size: int) -> Callable[[int], tuple[nn.Module, tuple
 def _vit(batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     import timm
 
-    model = timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=100)
-    return model, (torch.randn(batch, 3, 96, 96),)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=100)
+    return model, (torch.randn(batch, 3, 224, 224),)
 
 
 def _gpt(batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    return GPTTiny(), (torch.randint(0, 256, (batch, 64)),)
+    return GPTTiny(), (torch.randint(0, 256, (batch, 128)),)
 
 
 def _gcn(batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    adjacency = torch.softmax(torch.randn(batch, 200, 200), -1)
-    return GCN(), (torch.randn(batch, 200, 64), adjacency)
+    adjacency = torch.softmax(torch.randn(batch, 1000, 1000), -1)
+    return GCN(), (torch.randn(batch, 1000, 500), adjacency)
 
 
 NETWORKS: dict[str, Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]] = {

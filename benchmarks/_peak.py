@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _networks import NETWORKS
 from torch.nn import functional
 
 import manynet
+from _networks import NETWORKS
 
 
 def main() -> None:

@@ -13,15 +13,15 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import _measure
 import numpy as np
 import torch
-from _measure import Ratio, ratio
-from _networks import NETWORKS
 from torch import Tensor, nn
 from torch.nn import functional
 
+import _measure
 import manynet
+from _measure import Ratio, ratio
+from _networks import NETWORKS
 
 HERE = Path(__file__).parent
 

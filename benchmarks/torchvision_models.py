@@ -11,12 +11,12 @@ import gc
 import sys
 import time
 
-import _measure
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
 
+import _measure
 import manynet
 
 SIZES = {"inception_v3": 128, "maxvit_t": 224, "alexnet": 64}

@@ -15,46 +15,68 @@ Buffers = list[tuple[nn.Module, str, Tensor]]
 
 
 class Member:
-    """A built member: its module, and the tensors that must be kept up to date."""
+    """A built member: its module, and what keeps its tensors up to date.
 
-    def __init__(
-        self, module: nn.Module, leaves: Sequence[Leaf], buffers: Buffers, touched: Touched
-    ) -> None:
+    Args:
+        module: the member.
+        leaves: its bound tensors.
+        touched: tells when gradients have arrived, so that weights may be about to change.
+    """
+
+    def __init__(self, module: nn.Module, leaves: Sequence[Leaf], touched: Touched) -> None:
         self.module = module
-        self.stale = Stale([leaf for leaf in leaves if leaf.pull is not None], touched)
-        self.buffers = buffers
-        self.bytes = sum(leaf.tensor.nbytes for leaf in leaves if leaf.pull is not None)
+        own = [leaf for leaf in leaves if leaf.pull is not None]
+        self.fresh = Freshness(own, touched) if own else None
+        self.bytes = sum(leaf.tensor.nbytes for leaf in own)
+        self.recent = True
+        self.buffers: Buffers = [
+            (part, name, tensor)
+            for part in module.modules()
+            for name, tensor in part._buffers.items()
+            if tensor is not None
+        ]
+        if self.fresh is not None:
+            module.register_forward_pre_hook(self.fresh)
 
 
-class Stale:
+class Freshness:
     """Brings the tensors of one member up to date when a source of theirs has changed.
 
     It is also the member's forward pre-hook, so that a member someone holds on to is never run
-    with old weights. Under `torch.compile` the hook is traced to nothing; `Family.at` refreshes.
+    with old weights. Under `torch.compile` the hook is traced to nothing; `Family.at` looks at
+    `generation` and `version` then, which tell of every change that reaches all weights.
     """
 
     def __init__(self, leaves: Sequence[Leaf], touched: Touched) -> None:
-        self.leaves = tuple(leaves)
         self.touched = touched
-        self.generation = touched.generation
         sources = {id(source): source for leaf in leaves for source in leaf.sources}
         self.sources = tuple(sources.values())
-        order = {key: number for number, key in enumerate(sources)}
-        self.reads = tuple(tuple(order[id(s)] for s in leaf.sources) for leaf in leaves)
+        self.first = self.sources[0]
+        blocks = [leaf for leaf in leaves if leaf.view is not None]
+        self._views = [leaf.view for leaf in blocks]
+        self._targets = [leaf.tensor.detach() for leaf in blocks]  # shares the version counter
+        self._silent = [leaf.tensor.data for leaf in blocks]  # does not share it
+        self._others = [leaf for leaf in leaves if leaf.view is None]
+        self._note()
+
+    def _note(self) -> None:
         self.versions = [source._version for source in self.sources]
+        self.version = self.versions[0]
+        self.generation = self.touched.generation
 
     def refresh(self) -> None:
-        versions = [source._version for source in self.sources]
-        known = versions != self.versions
-        if not known and self.generation == self.touched.generation:
+        changed = [source._version for source in self.sources] != self.versions
+        if not changed and self.generation == self.touched.generation:
             return
-        changed = [new != old for new, old in zip(versions, self.versions, strict=True)]
-        possible = self.generation != self.touched.generation
-        for leaf, reads in zip(self.leaves, self.reads, strict=True):
-            certain = known and any(changed[i] for i in reads)
-            if (certain or possible) and leaf.pull is not None:
-                leaf.pull(certain)
-        self.versions, self.generation = versions, self.touched.generation
+        # where a source only may have changed, autograd is not told of the write
+        track = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        with torch.no_grad():
+            if self._views:
+                torch._foreach_copy_(self._targets if changed else self._silent, self._views)
+            for leaf in self._others:
+                assert leaf.pull is not None
+                leaf.pull(leaf.tensor if changed else leaf.tensor.data, track)
+        self._note()
 
     def __call__(self, module: nn.Module, inputs: object) -> None:
         if not torch.compiler.is_compiling():

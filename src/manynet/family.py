@@ -7,7 +7,6 @@ changed; gradients flow back into the shared gradients as the member's backward 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,14 +68,14 @@ class Family:
         """Archs that have a name of their own; they are saved with the family."""
         self.cache_bytes: int | None = None
         """How much the copied weights of members kept for reuse may take. None: a tenth of the
-        shared weights while training, twice the shared weights (at least 256 MiB) otherwise."""
+        shared weights while training, twice the shared weights (at least 1 GiB) otherwise."""
         self._skeleton = Skeleton(shared)
         self._axes = _elastic_axes(blueprint, space)
         self._inside = _tensors_inside(shared, blueprint.depths)
         self._touched = Touched()
         self._guard = Guard(dict(self.named_parameters()), self._touched)
         self._tensors: dict[str, Tensor] = {}
-        self._cache: OrderedDict[Arch, Member] = OrderedDict()
+        self._cache: dict[Arch, Member] = {}
         self._cached_bytes = 0
         self.clear()
         self._watch()
@@ -96,13 +95,16 @@ class Family:
         Raises:
             InputError: `arch` names an unknown choice or value.
         """
-        member = self._cache.get(arch) if isinstance(arch, Arch) else None  # the hot path
-        if member is None:
+        try:
+            member = self._cache[arch]  # type: ignore[index]  # the hot path: an arch seen before
+        except (KeyError, TypeError):
             member = self._member_of(self.space.canonical(self.space.arch(arch)))
-        else:
-            self._cache.move_to_end(arch)  # type: ignore[arg-type]
-        if member.stale.sources:
-            member.stale.refresh()
+        member.recent = True
+        fresh = member.fresh
+        if fresh is not None and (
+            fresh.generation != self._touched.generation or fresh.version != fresh.first._version
+        ):
+            fresh.refresh()
         if member.module.training is not self.shared.training:
             self._set_mode(member)
         return member.module
@@ -127,16 +129,7 @@ class Family:
         }
         tensors = {**self._tensors, **{name: leaf.tensor for name, leaf in leaves.items()}}
         module = self._build(dropped, sizes, tensors)
-        buffers = [
-            (part, name, tensor)
-            for part in module.modules()
-            for name, tensor in part._buffers.items()
-            if tensor is not None
-        ]
-        member = Member(module, list(leaves.values()), buffers, self._touched)
-        if member.stale.sources:
-            module.register_forward_pre_hook(member.stale)
-        return member
+        return Member(module, list(leaves.values()), self._touched)
 
     def extract(self, arch: Mapping[str, Value]) -> nn.Module:
         """Return the member of `arch` with weights of its own: a plain module, bound to nothing.
@@ -191,12 +184,17 @@ class Family:
         limit = self.cache_bytes
         if limit is None:
             training = self.shared.training and torch.is_grad_enabled()
-            limit = self._bytes // 10 if training else max(2 * self._bytes, 1 << 28)
-        while self._cached_bytes > limit and len(self._cache) > 1:
-            arch = next((a for a, m in self._cache.items() if m.bytes), None)
-            if arch is None or arch == next(reversed(self._cache)):
+            limit = self._bytes // 10 if training else max(2 * self._bytes, 1 << 30)
+        newest = next(reversed(self._cache))
+        for arch in [arch for arch, member in self._cache.items() if member.bytes]:
+            if self._cached_bytes <= limit or arch == newest:
                 return
-            self._cached_bytes -= self._cache.pop(arch).bytes
+            member = self._cache.pop(arch)
+            if member.recent:  # a second chance: it goes to the end of the line
+                member.recent = False
+                self._cache[arch] = member
+            else:
+                self._cached_bytes -= member.bytes
 
     # -- the shared weights ------------------------------------------------------------------
 
@@ -284,7 +282,8 @@ class Family:
         return self.shared.training
 
     def clear(self) -> None:
-        """Forget the members built so far. Needed after replacing shared tensors by hand."""
+        """Forget the members built so far. Needed after replacing shared tensors by hand, and after
+        changing some of them in place if members are compiled."""
         self._cache.clear()
         self._cached_bytes = 0
         self._touched.parts.clear()

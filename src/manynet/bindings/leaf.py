@@ -7,7 +7,6 @@ gradients. The forward pass stays the user's own, and a parameter's storage neve
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -77,13 +76,15 @@ class Leaf:
         tensor: what the member's module holds.
         sources: the shared tensors whose change makes it stale; empty for one that shares their
             storage.
-        pull: writes the current value into `tensor`. Its argument says whether a source is known
-            to have changed; where it only may have, autograd is not told of the write.
+        pull: writes the current value into the tensor that it is given; the second argument says
+            whether a gradient may come back through it. Gradients are off while it runs.
     """
 
     tensor: Tensor
     sources: tuple[Tensor, ...] = ()
-    pull: Callable[[bool], None] | None = None
+    pull: Callable[[Tensor, bool], None] | None = None
+    view: Tensor | None = None
+    """Where the value is a block of a shared tensor: that block, to copy from without a call."""
 
 
 def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Leaf:
@@ -103,7 +104,8 @@ def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Le
         leaf = Leaf(_like(source, value))
     else:
         tensor = _like(source, value.clone() if reading.block is not None else value)
-        leaf = Leaf(tensor, (source,), _CopyPart(tensor, source, reading))
+        view = value if reading.block is not None else None
+        leaf = Leaf(tensor, (source,), _CopyPart(source, reading), view)
     if leaf.tensor.requires_grad:
         leaf.tensor.register_post_accumulate_grad_hook(_PushPart(source, reading, touched))
     return leaf
@@ -116,29 +118,40 @@ def _like(source: Tensor, value: Tensor) -> Tensor:
 
 
 class _CopyPart:
-    def __init__(self, tensor: Tensor, source: Tensor, part: Part) -> None:
-        self.tensor, self.source, self.part = tensor, source, part
+    def __init__(self, source: Tensor, part: Part) -> None:
+        self.source, self.part = source, part
 
-    def __call__(self, changed: bool) -> None:
-        with torch.no_grad():
-            target = self.tensor if changed else self.tensor.data
-            target.copy_(read(self.source, self.part))
+    def __call__(self, target: Tensor, track: bool) -> None:
+        target.copy_(read(self.source, self.part))
 
 
 class _PushPart:
-    """Carries a gradient to a part of one shared parameter."""
+    """Carries a gradient to a part of one shared parameter. Runs once a parameter and pass."""
 
     def __init__(self, source: Tensor, part: Part, touched: Touched) -> None:
         self.source, self.part, self.touched = source, part, touched
+        block = part.block
+        self.place: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
+        if block is not None:
+            view = source.detach()[block]
+            start = view.storage_offset() - source.storage_offset()
+            self.place = (tuple(view.shape), view.stride(), start)
+        self.stride = source.stride()
 
     def __call__(self, leaf: Tensor) -> None:
-        grad, leaf.grad = leaf.grad, None
+        grad = leaf.grad
         if grad is None:
             return
-        with torch.no_grad():
-            if self.source.grad is None:
-                self.source.grad = torch.zeros_like(self.source)
-            add_to(self.source.grad, self.part, grad)
+        leaf.grad = None
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            grad = grad.detach()
+        total = self.source.grad
+        if total is None:
+            total = self.source.grad = torch.zeros_like(self.source, requires_grad=False)
+        if self.place is not None and total.stride() == self.stride:
+            total.as_strided(*self.place).add_(grad)  # a third of the time of indexing
+        else:
+            add_to(total, self.part, grad)
         self.touched.add(self.part)
 
 
@@ -150,7 +163,7 @@ def _bind_computed(reading: Computed, shared: Mapping[str, Tensor], touched: Tou
         value.clone(memory_format=torch.contiguous_format),
         requires_grad=any(source.requires_grad for source in sources),
     )
-    link = _Compute(tensor, sources, reading, touched)
+    link = _Compute(sources, reading, touched)
     if tensor.requires_grad:
         tensor.register_post_accumulate_grad_hook(link.push)
     return Leaf(tensor, sources, link.pull)
@@ -159,23 +172,15 @@ def _bind_computed(reading: Computed, shared: Mapping[str, Tensor], touched: Tou
 class _Compute:
     """Builds a computed value once after each change, and sends its gradient back through it."""
 
-    def __init__(
-        self, tensor: Tensor, sources: tuple[Tensor, ...], reading: Computed, touched: Touched
-    ) -> None:
-        self.tensor = weakref.ref(tensor)  # the hook of `tensor` holds this object
+    def __init__(self, sources: tuple[Tensor, ...], reading: Computed, touched: Touched) -> None:
         self.sources, self.reading, self.touched = sources, reading, touched
         self.graph: Tensor | None = None
 
-    def pull(self, changed: bool) -> None:
-        tensor = self.tensor()
-        if tensor is None:
-            return
-        track = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    def pull(self, target: Tensor, track: bool) -> None:
         with torch.set_grad_enabled(track):
             value = self.reading.function(self.sources)
         self.graph = value if track else None
-        with torch.no_grad():
-            (tensor if changed else tensor.data).copy_(value)
+        target.copy_(value.detach())
 
     def push(self, leaf: Tensor) -> None:
         grad, leaf.grad = leaf.grad, None
