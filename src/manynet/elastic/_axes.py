@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 __all__ = [
     "Extent",
     "Node",
     "concatenate",
+    "equally_long",
     "extent",
     "flatten",
     "freeze",
@@ -26,6 +27,8 @@ __all__ = [
     "split_parts",
     "unify",
 ]
+
+VIEWED = "a concatenation viewed as a product"
 
 
 class Node:
@@ -109,6 +112,17 @@ def _reason(dim: Extent) -> str:
     return next((leaf.reason for leaf in leaves(dim) if leaf.reason is not None), "size 1")
 
 
+def equally_long(left: Extent, right: Extent) -> bool:
+    """Return whether two extents have the same length in every member: the same factors."""
+    return _factors(left) == _factors(right)
+
+
+def _factors(dim: Extent) -> tuple[int, list[int]]:
+    flat = flatten(dim)
+    fixed = math.prod(node.size for node in flat if node.reason is not None)
+    return fixed, sorted(id(node) for node in flat if node.reason is None)
+
+
 def concatenate(parts: Sequence[Extent]) -> Extent:
     """Return the extent that lays `parts` end to end, in this order."""
     if len(parts) == 1:
@@ -128,7 +142,7 @@ def concatenate(parts: Sequence[Extent]) -> Extent:
 
 
 def unify(left: Extent, right: Extent) -> None:
-    """Make `left` and `right`, of equal size, the same axes; freeze both where they do not factor."""
+    """Make two extents of equal size the same axes; freeze what does not factor alike."""
     if left is right:
         return
     a, b = list(flatten(left))[::-1], list(flatten(right))[::-1]
@@ -148,12 +162,25 @@ def unify(left: Extent, right: Extent) -> None:
         elif y.size % x.size == 0:
             b.extend(_factor(y, x.size)[::-1])
             a.append(x)
-        else:
+        elif not (_coalesce(x, y, a, b) or _coalesce(y, x, b, a)):
             a.append(x)
             b.append(y)
             break
     if a or b:
         freeze((*a, *b), "its factors do not line up")
+
+
+def _coalesce(x: Node, y: Node, own: list[Node], other: list[Node]) -> bool:
+    """Join the frozen `x` with the frozen node after it where both are needed to reach `y`."""
+    if x.size > y.size or x.reason is None or not own or own[-1].reason is None:
+        return False
+    own.append(_joined(x, own.pop()))
+    other.append(y)
+    return True
+
+
+def _joined(x: Node, y: Node) -> Node:
+    return Node(x.size * y.size, x.reason)
 
 
 def _merge(x: Node, y: Node) -> None:
@@ -193,7 +220,7 @@ def _refine(node: Node, bounds: Sequence[int]) -> None:
     for part in node.parts or ():
         end = start + size_of(part)
         inner = [start, *(bound for bound in bounds if start < bound < end), end]
-        sizes = [high - low for low, high in zip(inner, inner[1:], strict=False)]
+        sizes = [high - low for low, high in pairwise(inner)]
         refined.extend([part] if len(sizes) == 1 else split_parts(part, sizes))
         start = end
     node.parts = refined
@@ -206,10 +233,12 @@ def _factor(node: Node, outer: int) -> Extent:
         lined_up = _factor_sum(node, inner)
         if lined_up is not None:
             return lined_up
-        freeze((node,), "a concatenation viewed as a product")
-        node.parts, node.reason = None, "a concatenation viewed as a product"
-    node.factors = (Node(outer, node.reason), Node(inner, node.reason))
-    return node.factors
+        freeze((node,), VIEWED)
+        node.parts, node.reason = None, VIEWED
+    factors = (Node(outer, node.reason), Node(inner, node.reason))
+    if node.reason is None:  # a frozen axis may be viewed as other factors elsewhere
+        node.factors = factors
+    return factors
 
 
 def _factor_sum(node: Node, inner: int) -> Extent | None:
@@ -244,11 +273,10 @@ def split_parts(dim: Extent, sizes: Sequence[int]) -> list[Extent]:
         return [(*part, *rest) for part in split_parts((head,), [size // inner for size in sizes])]
     if head.parts is None:
         head.parts = [extent(size) for size in sizes]
-        return list(head.parts)
-    if _sizes(head) == list(sizes):
-        return list(head.parts)
-    _refine(head, list(accumulate(sizes)))
-    return _gather(head, sizes)
+    elif _sizes(head) != list(sizes):
+        _refine(head, list(accumulate(sizes)))
+        return _gather(head, sizes)
+    return list(head.parts)
 
 
 def _gather(node: Node, sizes: Sequence[int]) -> list[Extent]:
@@ -272,22 +300,29 @@ def regroup(dims: Sequence[Extent], sizes: Sequence[int]) -> list[Extent] | None
     pending = [node for dim in dims for node in flatten(dim)][::-1]
     result: list[Extent] = []
     for size in sizes:
-        taken: list[Node] = []
-        while size > 1 and pending:
-            node = pending.pop()
-            if node.factors is not None:
-                pending.extend(flatten((node,))[::-1])
-            elif size % node.size == 0:
-                taken.append(node)
-                size //= node.size
-            elif (shared := math.gcd(size, node.size)) > 1:
-                pending.extend(_factor(node, shared)[::-1])
-            else:
-                pending.append(node)
-                break
-        if size > 1:
+        taken = _take(pending, size)
+        if taken is None:
             for dim in dims:
                 freeze(dim, "viewed across its factors")
             return None
-        result.append(tuple(taken))
+        result.append(taken)
     return result
+
+
+def _take(pending: list[Node], size: int) -> Extent | None:
+    """Take nodes of this size off the end of `pending`, split as needed; None where none fit."""
+    taken: list[Node] = []
+    while size > 1 and pending:
+        node = pending.pop()
+        if node.factors is not None:
+            pending.extend(flatten((node,))[::-1])
+        elif size % node.size == 0:
+            taken.append(node)
+            size //= node.size
+        elif (shared := math.gcd(size, node.size)) > 1:
+            pending.extend(_factor(node, shared)[::-1])
+        elif node.reason is not None and pending and pending[-1].reason is not None:
+            pending.append(_joined(node, pending.pop()))
+        else:
+            return None
+    return tuple(taken) if size == 1 else None

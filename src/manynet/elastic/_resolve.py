@@ -9,7 +9,7 @@ from torch import nn
 
 from manynet.bindings.axes import Axis, Concat, Dim
 from manynet.elastic._axes import Extent, Node, flatten, is_frozen, leaves, size_of
-from manynet.elastic._provenance import Attribute
+from manynet.elastic._origins import Attribute
 from manynet.elastic._run import Call, Run
 
 __all__ = ["Resolver"]
@@ -144,7 +144,9 @@ class Resolver:
             if call.path and _same(call):
                 kept[call.path] = kept.get(call.path, 0) + 1
         whole = [path for path, count in kept.items() if count == self.run.calls[path]]
-        outer = {path.rsplit(".", depth)[0] for path in whole for depth in range(1, path.count(".") + 1)}
+        outer = {
+            path.rsplit(".", depth)[0] for path in whole for depth in range(1, path.count(".") + 1)
+        }
         order = {path: position for position, path in enumerate(self.run.calls)}
         return sorted((path for path in whole if path not in outer), key=order.__getitem__)
 

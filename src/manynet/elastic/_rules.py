@@ -15,12 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from manynet.elastic._axes import Extent, extent, unify
 from manynet.elastic._record import Record
 
-__all__ = ["RULES", "Propagation", "Rule", "pointwise", "rule", "tensors_in"]
+__all__ = ["RULES", "SHAPE_ONLY", "Propagation", "Rule", "pointwise", "rule", "tensors_in"]
 
 Rule = Callable[[Record, Sequence[Any], Mapping[str, Any], Any], None]
 
 RULES: dict[str, Rule] = {}
 """The rule of every operation that has one, by the operation's name without its overload."""
+
+SHAPE_ONLY: dict[str, Callable[[Sequence[Any]], Any]] = {}
+"""Results without values of operations whose own form on the meta device takes long."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -47,11 +50,17 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
 
 
 class Propagation(TorchDispatchMode):
-    """Runs every operation as it is and records the axes of what it returns."""
+    """Runs every operation as it is and records the axes of what it returns.
 
-    def __init__(self, record: Record) -> None:
-        super().__init__()
+    Args:
+        record: what is known so far.
+        meta: whether the tensors have no values, so that shapes are all that is wanted.
+    """
+
+    def __init__(self, record: Record, *, meta: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
+        self._meta = meta
         self._chosen: dict[object, Rule] = {}
 
     def __torch_dispatch__(
@@ -63,10 +72,11 @@ class Propagation(TorchDispatchMode):
     ) -> Any:
         """Run one operation, then its rule."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         chosen = self._chosen.get(func)
         if chosen is None:
             chosen = self._chosen[func] = _choose(func)
+        shape_only = SHAPE_ONLY.get(func.overloadpacket.__name__) if self._meta else None
+        result = func(*args, **kwargs) if shape_only is None else shape_only(args)
         chosen(self.record, args, kwargs, result)
         return result
 
@@ -97,9 +107,7 @@ def _unknown(name: str) -> Rule:
     return freeze_all
 
 
-def pointwise(
-    record: Record, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
-) -> None:
+def pointwise(record: Record, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
     """Unite the operands' dimensions as broadcasting lines them up."""
     operands = [*tensors_in(args), *tensors_in(kwargs)]
     for tensor in tensors_in(result):

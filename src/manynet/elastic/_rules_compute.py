@@ -12,7 +12,7 @@ import torch
 
 from manynet.elastic._axes import Extent, concatenate, extent, freeze, size_of, unify
 from manynet.elastic._record import Record
-from manynet.elastic._rules import Rule, pointwise, rule, tensors_in
+from manynet.elastic._rules import SHAPE_ONLY, Rule, pointwise, rule, tensors_in
 from manynet.elastic._rules_shape import argument, wrap
 
 __all__ = ["recurrent"]
@@ -118,6 +118,25 @@ def _batch_norm(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None
         if isinstance(tensor, torch.Tensor):
             unify(record.dims(tensor)[0], dims[1])
     record.put(result[0] if isinstance(result, tuple) else result, dims)
+
+
+def _batch_norm_shapes(args: Args) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    source = args[0]
+    saved = source.new_empty(source.shape[1])
+    return torch.empty_like(source), saved, saved
+
+
+for _name in ("native_batch_norm", "_native_batch_norm_legit_no_training"):
+    SHAPE_ONLY[_name] = _batch_norm_shapes
+
+
+def _layer_norm_shapes(args: Args) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    source, kept = args[0], args[0].dim() - len(args[1])
+    saved = source.new_empty([*source.shape[:kept], *[1] * len(args[1])])
+    return torch.empty_like(source), saved, saved
+
+
+SHAPE_ONLY["native_layer_norm"] = _layer_norm_shapes
 
 
 @rule("native_layer_norm", "rms_norm", "_fused_rms_norm", "layer_norm")

@@ -33,31 +33,57 @@ Kwargs = Mapping[str, Any]
 
 for _name in (
     "_conj",
+    "_prelu_kernel",
     "_to_copy",
     "alias",
     "bernoulli",
+    "bernoulli_",
+    "celu",
+    "clamp_",
     "clone",
     "contiguous",
     "copy",
     "copy_",
     "detach",
+    "div_",
+    "dropout",
+    "elu",
+    "elu_",
     "empty_like",
     "expand_as",
+    "exponential_",
     "fill_",
     "floor_divide",
     "full_like",
+    "gelu_",
+    "hardsigmoid_",
+    "hardswish",
+    "hardswish_",
+    "hardtanh",
+    "hardtanh_",
+    "isin",
+    "leaky_relu",
+    "leaky_relu_",
     "lift_fresh",
+    "logical_not",
     "masked_fill",
     "masked_fill_",
+    "mish",
+    "mish_",
     "native_dropout",
+    "normal_",
     "ones_like",
     "rand_like",
     "randn_like",
+    "rrelu",
+    "rrelu_with_noise",
+    "selu",
+    "silu_",
+    "softplus",
+    "uniform_",
     "zero_",
     "zeros_like",
-    "_prelu_kernel",
-    "isin",
-):
+):  # element-wise, though PyTorch does not tag them all so
     RULES[_name] = pointwise
 
 
@@ -197,7 +223,9 @@ def _cat(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.put(result, dims)
 
 
-@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "tensor_split")
+@rule(
+    "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "tensor_split"
+)
 def _split(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = list(record.dims(args[0]))
     axis = wrap(argument(args, 2, 0), len(dims))

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_map_only
 import manynet.elastic._rules_compute
 import manynet.elastic._rules_shape  # noqa: F401  (importing them registers the rules)
 from manynet.elastic._axes import Extent
-from manynet.elastic._provenance import Attribute, Origins, Provenance, SourcedInt
+from manynet.elastic._origins import Attribute, Origins, SourcedInt
+from manynet.elastic._provenance import Provenance
 from manynet.elastic._record import Frame, Record
 from manynet.elastic._rules import Propagation
 from manynet.elastic.adapters import Site, adapter_of, integers
@@ -189,7 +190,8 @@ def _forward(run: Run, inputs: Any) -> Any:
         call = lambda: run.model(*inputs)  # noqa: E731
     run.origins.active = True
     try:
-        with torch.no_grad(), Propagation(run.record), Provenance(run.origins, run.device):
+        propagation = Propagation(run.record, meta=run.device.type == "meta")
+        with torch.no_grad(), propagation, Provenance(run.origins, run.device):
             result = call()
     except Exception as error:
         where = run.record.path
@@ -215,12 +217,14 @@ def describe_failure(error: BaseException) -> str:
 def _forward_in_training(run: Run, inputs: Any) -> None:
     """Run again in training mode where some parameter was not met: auxiliary heads, for example.
 
-    The copy may fail there, on a batch of one for example; what it did not meet then stays whole.
+    Layers without children stay in eval mode, since a batch of one is too small for a norm. The
+    copy may fail there all the same; what it did not meet then stays whole.
     """
     if all(run.record.knows(parameter) for parameter in run.model.parameters()):
         return
     calls, residual = dict(run.calls), list(run.residual)
-    run.model.train()
+    for module in run.model.modules():
+        module.training = bool(module._modules)
     try:
         _forward(run, inputs)
     except TraceError:

@@ -7,6 +7,7 @@ through the Python code, and hooks follow the modules.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from manynet.bindings.axes import Axis, Dim
-from manynet.elastic._provenance import Attribute
+from manynet.elastic._origins import Attribute
 from manynet.elastic._resolve import Resolver
 from manynet.elastic._run import Run, describe_failure, watch
 from manynet.errors import TraceError
@@ -111,9 +112,7 @@ def trace_model(
 
 
 def _device_of(model: nn.Module) -> torch.device:
-    tensor = next(model.parameters(), None)
-    if tensor is None:
-        tensor = next(model.buffers(), None)
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from manynet.elastic._axes import Extent, extent, freeze, regroup, size_of, unify
@@ -37,9 +36,8 @@ class Site:
             tensor: the parameter's or buffer's name in the module.
             axis: which of its dimensions.
         """
-        found = self.module._parameters.get(tensor)
-        if found is None:
-            found = self.module._buffers.get(tensor)
+        own = {**self.module._buffers, **self.module._parameters}
+        found = own.get(tensor)
         return None if found is None else self.record.dims(found)[axis]
 
     def tie(self, left: Extent | None, right: Extent | None) -> None:
