@@ -1,0 +1,64 @@
+"""Training a family: which archs a step trains, what they learn, and the loop around them.
+
+`train` does it all: data order, schedule, precision, several processes, checkpoints, a log, an
+exact resume. It needs nothing of a family that your own loop could not use:
+
+    rng = np.random.default_rng(0)
+    sampler, objective = Sandwich(), Distill()
+    optimizer = torch.optim.SGD(family.parameters(), lr=0.1, momentum=0.9)
+    family.guard(optimizer)             # leave alone what no member of a step has touched
+    for batch in loader:                # (inputs, targets)
+        family.zero_grad()
+        accumulate(family, batch, sampler.archs(family.space, rng), objective)
+        optimizer.step()
+
+and `accumulate` in turn is, but for the teacher:
+
+    for arch in archs:
+        loss = F.cross_entropy(family.at(arch)(inputs), targets)
+        loss.backward()                 # arrives in the gradients of family.parameters()
+"""
+
+from manynet.train._hardware import Hardware, find_hardware
+from manynet.train._loop import Progress, Validate
+from manynet.train._source import TrainData
+from manynet.train.checkpoints import load_checkpoint, load_newest, save_checkpoint
+from manynet.train.ema import Ema
+from manynet.train.log import TrainingLog
+from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
+from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
+from manynet.train.samplers import Sampler, Sandwich, Uniform
+from manynet.train.schedules import Schedule, constant, cosine, exponential, warmed_up
+from manynet.train.step import accumulate
+from manynet.train.trainer import train
+
+__all__ = [
+    "Distill",
+    "Ema",
+    "Hardware",
+    "Loss",
+    "MakeOptimizer",
+    "Objective",
+    "Progress",
+    "Sampler",
+    "Sandwich",
+    "Schedule",
+    "Task",
+    "TrainData",
+    "TrainingLog",
+    "Uniform",
+    "Validate",
+    "accumulate",
+    "constant",
+    "cosine",
+    "exponential",
+    "find_hardware",
+    "load_checkpoint",
+    "load_newest",
+    "logits_of",
+    "make_optimizer",
+    "parameter_groups",
+    "save_checkpoint",
+    "train",
+    "warmed_up",
+]

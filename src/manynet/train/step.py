@@ -1,0 +1,108 @@
+"""One training step of a family: each member forward and backward, one after the other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from manynet.data import Batch, Inputs
+from manynet.errors import InputError
+from manynet.family import Family
+from manynet.space import Arch
+from manynet.train._hardware import Hardware
+from manynet.train.objectives import Objective
+
+__all__ = ["accumulate", "call", "detached"]
+
+
+def accumulate(
+    family: Family,
+    batch: Batch,
+    archs: Sequence[Arch],
+    objective: Objective,
+    *,
+    hardware: Hardware | None = None,
+    scale: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Add the gradients of several members to the shared ones, and return their losses.
+
+    Each member's graph is freed before the next one begins, so a step needs the memory of its
+    largest member. If the largest arch is among `archs`, it comes first and teaches the others.
+    Zeroing before and stepping after are the caller's.
+
+    Args:
+        family: whose members learn.
+        batch: inputs and targets, on the family's device.
+        archs: the members.
+        objective: the loss of each.
+        hardware: whose precision to compute in; float32 where it is left out.
+        scale: multiplies each loss before its backward pass, as a gradient scaler does.
+
+    Returns:
+        the losses in the order of `archs`, the largest first; shape `(members,)`, no graph.
+
+    Example:
+        >>> import manynet, torch
+        >>> from manynet.train import Task, accumulate
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Linear(16, 2))
+        >>> family = manynet.elastic(model, (torch.zeros(1, 4),), width=(0.5, 1.0))
+        >>> batch = (torch.randn(8, 4), torch.zeros(8, dtype=torch.long))
+        >>> archs = [family.space.largest, family.space.smallest]
+        >>> accumulate(family, batch, archs, Task()).shape
+        torch.Size([2])
+    """
+    if not archs:
+        raise InputError("the sampler drew no arch; a step needs at least one")
+    hardware = hardware or Hardware(family.device)
+    teacher: object | None = None
+    losses = []
+    for arch in largest_first(archs, family.space.largest):
+        teaches = teacher is None and arch == family.space.largest
+        with hardware.autocast():
+            outputs = call(family.at(arch), batch[0])
+            loss = objective(outputs, batch, teacher, teaches)
+        _check_loss(loss)
+        (loss if scale is None else scale(loss)).backward()
+        losses.append(loss.detach())
+        if teaches:
+            teacher = detached(outputs)
+        del outputs, loss
+    return torch.stack(losses)
+
+
+def largest_first(archs: Sequence[Arch], largest: Arch) -> list[Arch]:
+    """Return the archs with the largest at the front, the others in their order."""
+    return sorted(archs, key=lambda arch: arch != largest)
+
+
+def call(member: nn.Module, inputs: Inputs) -> object:
+    """Return what `member` makes of one tensor, of several, or of named ones."""
+    if isinstance(inputs, Mapping):
+        return member(**inputs)
+    return member(*inputs) if isinstance(inputs, tuple) else member(inputs)
+
+
+def detached(outputs: object) -> object:
+    """Return `outputs` without its graph, in the same tuples, lists and mappings."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    if isinstance(outputs, Mapping):
+        plain = copy.copy(outputs)
+        for key, value in outputs.items():
+            plain[key] = detached(value)  # type: ignore[index] # every mapping of outputs is a dict
+        return plain
+    if isinstance(outputs, tuple | list):
+        parts = [detached(value) for value in outputs]
+        make = getattr(type(outputs), "_make", type(outputs))  # a named tuple has `_make`
+        made: object = make(parts)
+        return made
+    return outputs
+
+
+def _check_loss(loss: object) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim:
+        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(f"the objective returned {found}; it should return a tensor of one number")
