@@ -1,9 +1,228 @@
-"""One set of weights, many networks."""
+"""One set of weights, many networks.
+
+    import manynet as mn
+
+    family = mn.elastic(model, example_inputs)
+    mn.train(family, train_data, epochs=20)
+    front = mn.search(family, mn.accuracy(val_data), costs=[mn.macs()])
+    small = family.extract(front.best(macs=2e6).arch)
+    mn.export(small, "small.onnx", example_inputs)
+
+Each name is loaded when it is first used, so `import manynet` itself takes no time. `cost`,
+`elastic`, `run`, `search` and `train` are functions here and also packages, from which
+`from manynet.train import Sandwich` takes what they hold.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING
 
 from manynet._version import __version__
-from manynet.elastic import elastic
-from manynet.family import Family
-from manynet.models import load
-from manynet.space import Arch, Choice, Space
 
-__all__ = ["Arch", "Choice", "Family", "Space", "__version__", "elastic", "load"]
+if TYPE_CHECKING:
+    from manynet import errors
+    from manynet.bindings import Binding
+    from manynet.cost import (
+        Cost,
+        Latency,
+        LatencyPredictor,
+        LayerCost,
+        by_layer,
+        cost,
+        fit_latency,
+        latency,
+        macs,
+        parameters,
+        peak_memory,
+    )
+    from manynet.cost import bytes as bytes_
+    from manynet.data import Data, load_data
+    from manynet.deploy import (
+        Manifest,
+        calibrate,
+        check_manifest,
+        export,
+        export_member,
+        load_program,
+        load_weights,
+        quantize,
+        verify,
+    )
+    from manynet.elastic import elastic
+    from manynet.family import Family, Report
+    from manynet.models.build import build
+    from manynet.models.load import load
+    from manynet.report import write_report
+    from manynet.run import RunResult, run, run_config
+    from manynet.search import (
+        Front,
+        Metric,
+        Record,
+        Store,
+        Strategy,
+        accuracy,
+        loss,
+        metric,
+        search,
+    )
+    from manynet.space import Arch, Choice, Constraint, Space
+    from manynet.train import (
+        Distill,
+        Objective,
+        Sampler,
+        Sandwich,
+        Task,
+        TrainingLog,
+        Uniform,
+        accumulate,
+        train,
+    )
+
+__all__ = [
+    "Arch",
+    "Binding",
+    "Choice",
+    "Constraint",
+    "Cost",
+    "Data",
+    "Distill",
+    "Family",
+    "Front",
+    "Latency",
+    "LatencyPredictor",
+    "LayerCost",
+    "Manifest",
+    "Metric",
+    "Objective",
+    "Record",
+    "Report",
+    "RunResult",
+    "Sampler",
+    "Sandwich",
+    "Space",
+    "Store",
+    "Strategy",
+    "Task",
+    "TrainingLog",
+    "Uniform",
+    "__version__",
+    "accumulate",
+    "accuracy",
+    "build",
+    "by_layer",
+    "bytes_",
+    "calibrate",
+    "check_manifest",
+    "cost",
+    "elastic",
+    "errors",
+    "export",
+    "export_member",
+    "fit_latency",
+    "latency",
+    "load",
+    "load_data",
+    "load_program",
+    "load_weights",
+    "loss",
+    "macs",
+    "metric",
+    "parameters",
+    "peak_memory",
+    "quantize",
+    "run",
+    "run_config",
+    "search",
+    "train",
+    "verify",
+    "write_report",
+]
+
+_ROOMS = {
+    "bindings": ("Binding",),
+    "cost": (
+        "Cost",
+        "Latency",
+        "LatencyPredictor",
+        "LayerCost",
+        "by_layer",
+        "cost",
+        "fit_latency",
+        "latency",
+        "macs",
+        "parameters",
+        "peak_memory",
+    ),
+    "data": ("Data", "load_data"),
+    "deploy": (
+        "Manifest",
+        "calibrate",
+        "check_manifest",
+        "export",
+        "export_member",
+        "load_program",
+        "load_weights",
+        "quantize",
+        "verify",
+    ),
+    "elastic": ("elastic",),
+    "family": ("Family", "Report"),
+    "models": ("build", "load"),
+    "report": ("write_report",),
+    "run": ("RunResult", "run", "run_config"),
+    "search": (
+        "Front",
+        "Metric",
+        "Record",
+        "Store",
+        "Strategy",
+        "accuracy",
+        "loss",
+        "metric",
+        "search",
+    ),
+    "space": ("Arch", "Choice", "Constraint", "Space"),
+    "train": (
+        "Distill",
+        "Objective",
+        "Sampler",
+        "Sandwich",
+        "Task",
+        "TrainingLog",
+        "Uniform",
+        "accumulate",
+        "train",
+    ),
+}
+_HOME = {name: (room, name) for room, names in _ROOMS.items() for name in names}
+_HOME["bytes_"] = ("cost", "bytes")
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        room, attribute = _HOME[name]
+        value: object = getattr(importlib.import_module(f"manynet.{room}"), attribute)
+    elif name == "errors":
+        value = importlib.import_module("manynet.errors")
+    else:
+        raise AttributeError(f"module 'manynet' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _FrontDoor(types.ModuleType):
+    """Keeps `manynet.train` the function when Python imports the package `manynet.train`."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _FrontDoor

@@ -83,7 +83,7 @@ def model_name(run: Run) -> str:
     source = run.family.get("source") or _configured(run).get("model") or ""
     if isinstance(source, Mapping):
         source = source.get("name", "")
-    return str(source).rpartition(":")[2].rpartition("/")[2] or "the network"
+    return str(source).partition("?")[0].rpartition(":")[2].rpartition("/")[2] or "the network"
 
 
 def _configured(run: Run) -> dict[str, Any]:

@@ -1,0 +1,397 @@
+"""The command line: it parses, calls the library and prints.
+
+Exit codes: 0 done; 1 an error, told in one line; 2 no member satisfies the budget; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from manynet._version import __version__
+from manynet.errors import BudgetError, InputError, ManynetError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="manynet",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, or the folder of a run to go on with.",
+        show_default=False,
+    ),
+]
+Run = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="The folder of a run.", show_default=False)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="torchvision:NAME, timm:NAME, FILE.py:FUNCTION or manynet:small_cnn; options may "
+        "follow, as in torchvision:resnet18?num_classes=10.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="digits, cifar10, a folder of images, a .parquet file, hf:NAME or FILE.py:FUNCTION.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder of the run; by default runs/NAME-N, a new one."),
+]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COST=NUMBER",
+        help="The most of a cost, such as macs=2M or latency_ms=4; may be repeated.",
+    ),
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(metavar="NUMBER", help="About how long to take; epochs and evaluations follow."),
+]
+Epochs = Annotated[int | None, typer.Option(metavar="COUNT", help="Passes over the training data.")]
+Evaluations = Annotated[
+    int | None, typer.Option(metavar="COUNT", help="Archs that the search judges.")
+]
+Seed = Annotated[int | None, typer.Option(metavar="NUMBER", help="Decides every random number.")]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or auto.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any key of the config, such as train.batch_size=128; may be repeated.",
+    ),
+]
+Name = Annotated[str, typer.Option(metavar="NAME", help="What the member is called.")]
+Format = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FORMAT", help="onnx, torch or safetensors; may be repeated."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback(invoke_without_command=True)
+def _manynet(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Turn a network into a family that shares its weights, and ship the members that fit.
+
+    `manynet run` does everything. The other verbs do it step by step, each going on from what the
+    one before left in the run's folder: train, search, extract, export, report.
+    """
+    if version:
+        typer.echo(f"manynet {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    config: Config = None,
+    *,
+    model: Model = None,
+    data: Data = None,
+    budget: Budget = None,
+    hours: Hours = None,
+    out: Out = None,
+    epochs: Epochs = None,
+    evaluations: Evaluations = None,
+    seed: Seed = None,
+    device: Device = None,
+    settings: Set = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Do everything: family, training, search, members, page.
+
+    With nothing named it takes a small network and the digits that scikit-learn carries, and needs
+    about 90 seconds. Stopped at any moment, `manynet run FOLDER` goes on and ends with the same
+    result.
+    """
+    from manynet._terminal import Screen, print_result
+    from manynet.run import run_config
+
+    options = _options(locals())
+    resolved, folder = _resolved(config, out, options)
+    with _resumable("run", folder), Screen(folder, quiet=quiet or as_json) as screen:
+        result = run_config(resolved, folder=folder, progress=screen.tell)
+    _print(result.summary, as_json, quiet, lambda: print_result(result))
+
+
+@app.command()
+def train(
+    config: Config = None,
+    *,
+    model: Model = None,
+    data: Data = None,
+    hours: Hours = None,
+    out: Out = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    device: Device = None,
+    settings: Set = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a family of a network and train it.
+
+    Go on with `manynet search FOLDER`.
+    """
+    from manynet._terminal import Screen
+    from manynet.run import train_verb
+
+    options = _options(locals())
+    resolved, folder = _resolved(config, out, options)
+    with _resumable("train", folder), Screen(folder, quiet=quiet or as_json) as screen:
+        found = train_verb(resolved, folder, tell=screen.tell)
+    text = f"{found['members']:,} members share {found['parameters']:,} weights in {folder}."
+    _print(found, as_json, quiet, lambda: typer.echo(f"{text}\nNext: manynet search {folder}"))
+
+
+@app.command()
+def search(
+    run: Run,
+    *,
+    evaluations: Evaluations = None,
+    settings: Set = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the members that no other beats.
+
+    The front is written to front.json and front.csv, and the search goes on where it was stopped.
+    Go on with `manynet extract FOLDER --budget macs=2M --name small`.
+    """
+    from manynet._terminal import Screen, print_front
+    from manynet.run import search_verb
+
+    options = _options(locals())
+    with _resumable("search", run), Screen(run, quiet=quiet or as_json) as screen:
+        front = search_verb(run, options, tell=screen.tell)
+    members = [
+        {"arch": r.arch.to_json(), "quality": r.quality, "costs": dict(r.costs)} for r in front
+    ]
+
+    def show() -> None:
+        print_front(front)
+        typer.echo(f"Next: manynet extract {run} --budget macs=… --name small")
+
+    _print({"folder": str(run), "front": members}, as_json, quiet, show)
+
+
+@app.command()
+def extract(
+    run: Run,
+    *,
+    name: Name,
+    budget: Budget = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Take the best member within a budget out.
+
+    Its weights go into members/NAME. Go on with `manynet export FOLDER --name NAME`.
+    """
+    from manynet._terminal import print_member
+    from manynet.run import extract_verb
+
+    manifest = extract_verb(run, _budget(budget), name)
+
+    def show() -> None:
+        print_member(run, name, manifest)
+        typer.echo(f"Next: manynet export {run} --name {name} --format onnx")
+
+    _print({"name": name, **manifest.to_json()}, as_json, quiet, show)
+
+
+@app.command()
+def export(
+    run: Run,
+    *,
+    name: Name,
+    formats: Format = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a member as a verified file.
+
+    The member must have been taken out before, by `manynet extract` or `manynet run`.
+    """
+    from manynet._terminal import print_member
+    from manynet.run import export_verb
+
+    manifest = export_verb(run, name, tuple(formats or ("onnx",)))
+    shown = {"name": name, **manifest.to_json()}
+    _print(shown, as_json, quiet, lambda: print_member(run, name, manifest))
+
+
+@app.command()
+def report(
+    run: Run,
+    *,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the page of a run, report.html."""
+    from manynet.run import report_verb
+
+    page = report_verb(run)
+    _print({"report": str(page)}, as_json, quiet, lambda: typer.echo(f"Open {page} in a browser."))
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Show what is installed, and what is missing."""
+    from manynet._doctor import examine, print_findings
+
+    findings = examine()
+    _print(findings, as_json, False, lambda: print_findings(findings))
+
+
+# -- what the verbs share ----------------------------------------------------------------------
+
+_KEYS = {
+    "model": "model",
+    "data": "data",
+    "hours": "hours",
+    "epochs": "train.epochs",
+    "evaluations": "search.evaluations",
+    "seed": "seed",
+    "device": "device",
+}
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given on the command line, by the keys of the config."""
+    from manynet.config import parse_assignment
+
+    found = {key: given[name] for name, key in _KEYS.items() if given.get(name) is not None}
+    if given.get("budget"):
+        found["budget"] = _budget(given["budget"])
+    found.update(parse_assignment(text) for text in given.get("settings") or ())
+    return found
+
+
+def _budget(texts: Sequence[str] | None) -> dict[str, float]:
+    """Return the costs and limits of `--budget macs=2M`."""
+    from manynet.config import parse_number
+
+    found = {}
+    for text in [part for one in texts or () for part in one.split(",")]:
+        name, separator, number = text.partition("=")
+        if not separator or not name.strip():
+            raise InputError(f"--budget {text!r} should be COST=NUMBER, such as macs=2M")
+        found[name.strip()] = parse_number(number.strip())
+    return found
+
+
+def _resolved(config: Path | None, out: Path | None, options: dict[str, Any]) -> tuple[Any, Path]:
+    """Return the config and the folder that a command line means."""
+    from manynet.config import read_config, resolve
+    from manynet.run import fresh_folder, saved_config
+
+    if config is None or not config.is_dir():
+        values = {} if config is None else read_config(config)
+        resolved = resolve(values, options)
+        return resolved, out or fresh_folder(resolved)
+    if out is not None and out != config:
+        raise InputError(f"{config} is a run's folder already; leave --out {out} away")
+    return resolve(saved_config(config).to_dict(), options), config
+
+
+@contextlib.contextmanager
+def _resumable(verb: str, folder: Path) -> Iterator[None]:
+    """Say how to go on after an interrupt; a polite kill is one too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        from manynet.run import is_run
+
+        kept = f"go on with: manynet {verb} {folder}" if is_run(folder) else "nothing was written"
+        raise Interrupted(f"interrupted; {kept}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Interrupted(Exception):
+    """The user has stopped a command; the message says how to go on."""
+
+
+def _print(result: Any, as_json: bool, quiet: bool, show: Callable[[], object]) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+    elif not quiet:
+        show()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors are told in one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(arguments, prog_name="manynet", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has gone, as in `manynet run | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, Exception) as error:
+        if "--debug" in arguments and not isinstance(error, Interrupted):
+            raise
+        message, code = _explained(error)
+        print(f"manynet: {' '.join(message.split())}", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """Return what to tell of an error, and the exit code."""
+    if isinstance(error, ManynetError):
+        return str(error), 2 if isinstance(error, BudgetError) else 1
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        return str(error) or "interrupted", 130
+    if hasattr(error, "format_message"):  # of the parser of the command line
+        return f"{error.format_message()} See: manynet --help", 1
+    return (
+        f"{type(error).__name__}: {error} (this is a bug of manynet: please report it to the "
+        "project's issues, with what --debug shows)",
+        1,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The middle of a run: the front, and what its members take on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from manynet._files import write_json
+from manynet.cost import by_layer, latency
+from manynet.family import Family
+from manynet.run._costs import LATENCY, searched
+from manynet.run._latency import predictor
+from manynet.run._plan import Plan
+from manynet.run._work import Work
+from manynet.search import Front, Record, search
+from manynet.space import Arch
+
+__all__ = ["find_front", "read_front"]
+
+_ORDERED_BY = ("macs", LATENCY, "parameters", "bytes")
+
+
+def find_front(work: Work, family: Family, plan: Plan) -> Front:
+    """Search, measure what was found, and write `front.json`, `front.csv` and `layers.json`.
+
+    What was judged before is taken from the store, so a search that was cut off goes on.
+    """
+    config = work.config.search
+    predicted = predictor(work, family)
+    step = work.progress("search")
+    step(0, plan.evaluations, "")
+
+    def progress(done: int, total: int, info: Mapping[str, float]) -> None:
+        best = f", best {info['best']:.3f}" if "best" in info else ""
+        step(done, total, f"{info['front']:.0f} on the front{best}")
+
+    front = search(
+        family,
+        work.metric,
+        costs=searched(work.config, predicted),
+        evaluations=plan.evaluations,
+        strategy=config.strategy,
+        population=config.population,
+        store=work.folder / "evaluations.sqlite",
+        seed=work.config.seed,
+        calibrate=work.calibrated,
+        context=f"calibrated on {config.calibration}, seed {work.config.seed}",
+        progress=progress,
+    )
+    front = _timed(work, family, front)
+    _write_layers(work, family)
+    front.to_csv(work.folder / "front.csv")
+    front.to_json(work.folder / "front.json")
+    return front
+
+
+def read_front(work: Work) -> Front:
+    """Return the front that was found. Raises `StorageError` where there is none."""
+    return Front.from_json(work.folder / "front.json")
+
+
+def _timed(work: Work, family: Family, front: Front) -> Front:
+    """Return the front with the measured latency of each member; measured once, then stored."""
+    clock = latency(str(work.device), repeats=20, time_limit_s=0.2)
+    step = work.progress("measure latency")
+    records = []
+    with work.store() as store:
+        for number, record in enumerate(front, start=1):
+            found = store.get(record.arch, LATENCY, context=_MEASURED)
+            if found is None:
+                member = family.extract(record.arch).eval()
+                value = clock(member, work.material.example_inputs())
+                found = store.add(record.arch, {LATENCY: value}, context=_MEASURED)[LATENCY]
+            records.append(Record(record.arch, record.quality, {**record.costs, LATENCY: found}))
+            step(number, len(front), f"{found:.2f} ms")
+    return Front(tuple(records), front.metric, front.higher_is_better, front.history)
+
+
+_MEASURED = "measured on this machine, one thread, batch 1"
+
+
+def _write_layers(work: Work, family: Family) -> None:
+    """Write what each layer of the largest and the smallest member costs."""
+    archs: dict[str, Arch] = {
+        "largest": family.space.largest,
+        "smallest": family.space.smallest,
+    }
+    write_json(
+        work.folder / "layers.json",
+        {"members": {name: _layers(work, family, arch) for name, arch in archs.items()}},
+    )
+
+
+def _layers(work: Work, family: Family, arch: Arch) -> list[dict[str, Any]]:
+    kept = ("path", "type", "macs", "parameters")
+    layers = by_layer(family.extract(arch).eval(), work.material.example_inputs())
+    return [
+        {key: value for key, value in asdict(layer).items() if key in kept}
+        for layer in layers
+        if layer.macs or layer.parameters
+    ]

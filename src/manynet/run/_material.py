@@ -1,0 +1,175 @@
+"""What a run is made of: how to build the network, and three sets of data."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from manynet import models
+from manynet._inputs import Inputs, batches, with_batch
+from manynet.config import Config
+from manynet.data import Data, load_data
+from manynet.data import batches as indexed_batches
+from manynet.errors import InputError
+from manynet.models.build import build, with_options
+
+__all__ = ["HANDED_IN", "Material", "from_config", "from_objects"]
+
+HANDED_IN = "handed in"
+"""What a config says of a network or of data that came as an object and not by name."""
+
+_EXAMPLES = 2
+_REAL = 16
+
+
+@dataclass(frozen=True)
+class Material:
+    """The network and the data of a run.
+
+    Args:
+        build: returns the network anew, always the same one.
+        source: its name in a library, where it has one.
+        train: what the family learns from.
+        val: what members are compared on.
+        test: what is looked at once, in the end; None where there is none.
+    """
+
+    build: Callable[[], nn.Module]
+    source: str | None
+    train: Any
+    val: Any
+    test: Any = None
+
+    def example_inputs(self) -> Inputs:
+        """Return inputs of two samples, for tracing and counting."""
+        return with_batch(self._first(), _EXAMPLES)
+
+    def real_inputs(self) -> Inputs:
+        """Return inputs of some validation samples, for verifying files."""
+        return with_batch(self._first(), _REAL)
+
+    def _first(self) -> Inputs:
+        inputs, _ = next(iter(batches(self.val, batch_size=_REAL)), (None, None))
+        if inputs is None:
+            raise InputError("the validation data holds no sample; give some")
+        return inputs
+
+    def calibration(self, samples: int, seed: int) -> list[tuple[Any, Any]]:
+        """Return batches of the training data that are the same in every call."""
+        count = max(1, samples // 64)
+        if isinstance(self.train, Dataset) and hasattr(self.train, "__len__"):
+            generator = torch.Generator().manual_seed(seed)
+            order = torch.randperm(len(self.train), generator=generator)[:samples]
+            order = order[: max(64, len(order) // 64 * 64)]
+            return list(indexed_batches(self.train, 64, order=order))
+        stream = itertools.islice(batches(self.train, batch_size=64), count)
+        return [(inputs if len(inputs) > 1 else inputs[0], targets) for inputs, targets in stream]
+
+
+def from_config(config: Config) -> Material:
+    """Return the network and the data that a config names.
+
+    A network of torchvision or timm gets a classifier for the data's classes, and one of timm gets
+    the data's channels, unless the name says otherwise.
+
+    Raises:
+        InputError: a name means nothing, or options or data do not fit.
+        MissingExtraError: a library is not installed.
+    """
+    if HANDED_IN in config.model or config.data.name == HANDED_IN:
+        raise InputError(
+            "this run was started from Python with a network or data of its own; go on with it "
+            "there: manynet.run(model, train_data, val_data, folder=…)"
+        )
+    data = _load(config)
+    name = _fitted(config.model, data)
+    return Material(_builder(name, config), name, data.train, data.val, data.test)
+
+
+def _load(config: Config) -> Data:
+    options = config.data.model_dump(exclude={"name"})
+    return load_data(config.data.name, seed=config.seed, **options)
+
+
+def _fitted(name: str, data: Data) -> str:
+    """Write into a network's name what the data asks for and the user left open."""
+    scheme, _, rest = name.partition(":")
+    given = dict(parse_qsl(rest.partition("?")[2]))
+    wanted: dict[str, Any] = {}
+    if scheme in ("torchvision", "timm"):
+        wanted["num_classes"] = len(data.classes)
+    if scheme == "timm" and len(data.input_shape) == 3 and data.input_shape[0] != 3:
+        wanted["in_chans"] = data.input_shape[0]
+    if scheme == "manynet":
+        takes = _parameters(rest.partition("?")[0])
+        shape = {"channels": data.input_shape[0], "inputs": math.prod(data.input_shape)}
+        wanted = {k: v for k, v in {"classes": len(data.classes), **shape}.items() if k in takes}
+    return with_options(name, {k: v for k, v in wanted.items() if k not in given})
+
+
+def _parameters(name: str) -> set[str]:
+    """Return the arguments of one of manynet's own networks."""
+    maker = getattr(models, name, None) if name in models.__all__ else None
+    return set(inspect.signature(maker).parameters) if callable(maker) else set()
+
+
+def _builder(name: str, config: Config) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            return _build(name)
+
+    return make
+
+
+def _build(name: str) -> nn.Module:
+    """Build a network; torchvision's weights for other classes are taken without their head."""
+    path, _, query = name.partition("?")
+    options = dict(parse_qsl(query))
+    if not path.startswith("torchvision:") or not {"weights", "num_classes"} <= options.keys():
+        return build(name)
+    weights = options.pop("weights")
+    model = build(with_options(path, {k: _number(v) for k, v in options.items()}))
+    trained = build(path, weights=weights).state_dict()
+    own = model.state_dict()
+    fitting = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(own | fitting)
+    return model
+
+
+def _number(text: str) -> Any:
+    return int(text) if text.isdigit() else text
+
+
+def from_objects(
+    config: Config, model: nn.Module | str, train: Any, val: Any, test: Any = None
+) -> Material:
+    """Return the network and the data that a user has handed in, either of them by name.
+
+    Raises:
+        InputError: the network is no module, or there is no validation data.
+    """
+    if isinstance(train, str):
+        train = _load(config)
+    name = model if isinstance(model, str) else None
+    if isinstance(train, Data):
+        name = _fitted(name, train) if name else None
+        train, val, test = train.train, val or train.val, test or train.test
+    if val is None:
+        raise InputError("run needs validation data, which members are compared on")
+    if name is not None:
+        return Material(_builder(name, config), name, train, val, test)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"run takes an nn.Module or the name of one, not {type(model).__name__}")
+    kept = copy.deepcopy(model)
+    return Material(lambda: copy.deepcopy(kept), None, train, val, test)

@@ -1,0 +1,96 @@
+"""A run in progress: its folder, its config, its network and data, and what was decided once."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from manynet.config import Config
+from manynet.deploy import calibrate
+from manynet.run._events import Event, Tell, silent
+from manynet.run._folder import environment
+from manynet.run._material import Material
+from manynet.search import Quality, Store, accuracy
+
+__all__ = ["Work", "own_state"]
+
+
+@dataclass
+class Work:
+    """What every stage of a run reads.
+
+    Args:
+        folder: where everything is kept.
+        config: what was asked for.
+        material: the network and the data.
+        tell: hears what the run does.
+        quality: what judges a member; None for the accuracy on the validation data.
+    """
+
+    folder: Path
+    config: Config
+    material: Material
+    tell: Tell = silent
+    quality: Quality | None = None
+    environment: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.environment = environment(self.folder, self.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes; decided when it began."""
+        return torch.device(self.environment["device"])
+
+    @cached_property
+    def metric(self) -> Quality:
+        """What judges a member."""
+        return self.quality or accuracy(self.material.val)
+
+    @cached_property
+    def samples(self) -> list[tuple[Any, Any]]:
+        """Training batches that set batch-norm statistics, always the same ones."""
+        return self.material.calibration(self.config.search.calibration, self.config.seed)
+
+    def calibrated(self, member: nn.Module) -> nn.Module:
+        """Give a member statistics of its own, in place, and return it."""
+        return calibrate(member, self.samples, batches=len(self.samples))
+
+    def store(self) -> Store:
+        """Open the evaluation store."""
+        return Store(self.folder / "evaluations.sqlite")
+
+    def progress(self, stage: str) -> Callable[[int, int, str], object]:
+        """Return a function that tells how far a stage is."""
+
+        def step(done: int, total: int, text: str) -> None:
+            self.tell(Event(stage, done, total, text))
+
+        return step
+
+
+@contextlib.contextmanager
+def own_state(seed: int, threads: int) -> Iterator[None]:
+    """Seed everything and set the threads for a while; both are put back as they were."""
+    before = torch.get_num_threads()
+    states = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            torch.set_num_threads(threads)
+            yield
+    finally:
+        torch.set_num_threads(before)
+        np.random.set_state(states[0])
+        random.setstate(states[1])
