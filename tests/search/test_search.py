@@ -309,6 +309,27 @@ def test_values_of_other_weights_data_or_settings_are_not_reused(tmp_path: Path)
     assert paid(family)[1] == 4, "other inputs: new costs"
 
 
+def test_costs_of_one_name_and_other_settings_are_measured_apart(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Timer:
+        threads: int
+        clock: Callable[[], float] = lambda: 0.0
+        name: str = "latency_ms"
+        calls: list[int] = field(default_factory=list, repr=False)
+
+        def __call__(self, member: nn.Module, example_inputs: tuple[Any, ...]) -> float:
+            self.calls.append(1)
+            return 1.0 / self.threads
+
+    found = []
+    for timer in (Timer(1), Timer(1), Timer(2)):
+        front = search(
+            Supernet(), accuracy(data()), costs=[timer], evaluations=3, store=tmp_path / "e.sqlite"
+        )
+        found.append((len(timer.calls), front[0].costs["latency_ms"]))
+    assert found == [(3, 1.0), (0, 1.0), (3, 0.5)]
+
+
 def test_other_data_is_another_context(tmp_path: Path) -> None:
     family = Supernet()
     for samples, total in ((40, 4), (40, 4), (39, 8)):

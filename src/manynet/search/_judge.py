@@ -22,7 +22,16 @@ from manynet.search.store import Store
 from manynet.search.strategies import Evaluation
 from manynet.space import Arch, Space
 
-__all__ = ["CostLike", "FamilyLike", "Judge", "Limit", "Quality", "fingerprint", "measures"]
+__all__ = [
+    "CostLike",
+    "FamilyLike",
+    "Judge",
+    "Limit",
+    "Quality",
+    "fingerprint",
+    "measures",
+    "settings_of",
+]
 
 
 class FamilyLike(Protocol):
@@ -70,8 +79,9 @@ class Quality(Protocol):
 class CostLike(Protocol):
     """What a member costs: a `manynet.cost.Cost`, or anything like it.
 
-    With a method `of_arch(family, arch)` it is asked that way, and need not build the member. With
-    an attribute `fingerprint`, a string, its stored values are used only for an equal one.
+    With a method `of_arch(family, arch)` it is asked that way, and need not build the member.
+    Stored values are used for a cost of equal settings: an equal `fingerprint` if it has that
+    attribute, an equal `repr` if it is a frozen dataclass; otherwise the name decides.
     """
 
     @property
@@ -196,7 +206,7 @@ class Judge:
         for name in step:
             cost = self.costs.get(name)
             value = self._quality(arch) if cost is None else self._cost(cost, arch)
-            values[name] = finite(name, value, f"arch {arch.key}")
+            values[name] = finite(name, value, arch)
         return values
 
     def _answers(self, arch: Arch) -> dict[str, float]:
@@ -212,7 +222,7 @@ class Judge:
         for name in self.asked:
             if name not in answer:
                 raise InputError(f"evaluate returned no {name}{did_you_mean(name, answer)}")
-        return {name: finite(name, answer[name], f"arch {arch.key}") for name in self.asked}
+        return {name: finite(name, answer[name], arch) for name in self.asked}
 
     def _cost(self, cost: CostLike, arch: Arch) -> float:
         of_arch = getattr(cost, "of_arch", None)
@@ -242,8 +252,7 @@ class Judge:
 def fingerprint(family: FamilyLike, *, weights: bool) -> str:
     """Return a hash of the family's skeleton and input shapes, and of its weights if asked for."""
     digest = hashlib.blake2b(digest_size=8)
-    shared = getattr(family, "shared", None)
-    digest.update(re.sub(r"0x[0-9a-f]+", "", repr(shared)).encode())
+    digest.update(_described(getattr(family, "shared", None)))
     for tensor in tensors_in(family.example_inputs):
         digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
     for name, tensor in sorted(family.state_dict().items()):
@@ -251,6 +260,20 @@ def fingerprint(family: FamilyLike, *, weights: bool) -> str:
         if weights:
             digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def settings_of(cost: CostLike | None) -> str:
+    """Return what tells costs of one name apart: a latency on one thread from one on two."""
+    given = getattr(cost, "fingerprint", None)
+    if given is not None:
+        return str(given)
+    if getattr(getattr(cost, "__dataclass_params__", None), "frozen", False):
+        return f"settings {hashlib.blake2b(_described(cost), digest_size=8).hexdigest()}"
+    return ""
+
+
+def _described(value: object) -> bytes:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)).encode()
 
 
 def measures(quality: Quality) -> bool:

@@ -10,7 +10,15 @@ from typing import TypeAlias
 from torch import nn
 
 from manynet.errors import InputError, did_you_mean
-from manynet.search._judge import CostLike, FamilyLike, Judge, Limit, Quality, fingerprint
+from manynet.search._judge import (
+    CostLike,
+    FamilyLike,
+    Judge,
+    Limit,
+    Quality,
+    fingerprint,
+    settings_of,
+)
 from manynet.search.front import RESERVED
 from manynet.search.metrics import Metric
 from manynet.search.store import Store
@@ -105,10 +113,7 @@ def _contexts(judge: Judge, context: str) -> dict[str, str]:
         weights = f"weights {fingerprint(judge.family, weights=True)}"
     data = str(getattr(judge.quality, "fingerprint", ""))
     calibrated = "" if judge.calibrate is None else "calibrated"
-    contexts = {
-        name: _joined(skeleton, str(getattr(cost, "fingerprint", "")))
-        for name, cost in judge.costs.items()
-    }
+    contexts = {name: _joined(skeleton, settings_of(cost)) for name, cost in judge.costs.items()}
     contexts[judge.quality.name] = _joined(weights, data and f"data {data}", calibrated, context)
     contexts.update((name, _joined(weights, context)) for name in judge.asked)
     return contexts

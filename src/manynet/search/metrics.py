@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from manynet._inputs import Inputs, batches, device_of, evaluating, moved, tensors_in
 from manynet.errors import InputError
+from manynet.space import Arch
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -268,8 +269,8 @@ def _hits(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.argmax(1) == targets).sum() / targets[0].numel()
 
 
-def finite(name: str, value: object, of: str = "this member") -> float:
-    """Return `value` as a float.
+def finite(name: str, value: object, arch: Arch | None = None) -> float:
+    """Return `value`, measured for `arch`, as a float.
 
     Raises:
         InputError: it is not one number, or is not finite.
@@ -279,15 +280,19 @@ def finite(name: str, value: object, of: str = "this member") -> float:
         number = float(plain)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{name} of {of} must be one number, and is {_describe(value)}; look at the function "
-            f"that measures {name}"
+            f"{name} of {_name(arch)} must be one number, and is {_describe(value)}; "
+            f"look at the function that measures {name}"
         ) from error
     if not math.isfinite(number):
         raise InputError(
-            f"{name} of {of} is {number}; the weights may have diverged, or the data or the "
-            f"function that measures {name} gives values that are not finite"
+            f"{name} of {_name(arch)} is {number}; the weights may have diverged, or the data or "
+            f"the function that measures {name} gives values that are not finite"
         )
     return number
+
+
+def _name(arch: Arch | None) -> str:
+    return "this member" if arch is None else f"arch {arch.key}"
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

@@ -165,10 +165,12 @@ class _Survivors:
 
     def __init__(self, size: int, seed: int) -> None:
         try:
+            from pymoo.core.individual import default_config
             from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
         except ImportError as error:
             raise MissingExtraError("pymoo", "search") from error
         self._survival: Any = RankAndCrowding()
+        self._config = default_config()
         self._size, self._rng = size, np.random.default_rng(seed)
         self._population: Any = None
         self._rows: Rows = np.empty((0, 0), dtype=np.int64)
@@ -181,10 +183,18 @@ class _Survivors:
 
     def update(self, rows: Rows, objectives: Reals, violations: Reals) -> None:
         """Add archs `(N, C)` with objectives `(N, O)` and violations `(N,)`; keep the fittest."""
+        from pymoo.core.individual import Individual
         from pymoo.core.population import Population
         from pymoo.core.problem import Problem
 
-        told = Population.new(X=rows, F=objectives, CV=violations[:, None])
+        told = Population(
+            [
+                Individual(self._config, X=row, F=values, CV=violation)
+                for row, values, violation in zip(
+                    rows, objectives, violations[:, None], strict=True
+                )
+            ]
+        )
         if self:
             rows = np.concatenate([self._rows, rows])
             objectives = np.concatenate([self._objectives, objectives])

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from manynet.errors import InputError, StorageError
 from manynet.space import Arch
@@ -26,6 +26,7 @@ from manynet.space import Arch
 __all__ = ["Entry", "Store"]
 
 _T = TypeVar("_T", str, float)
+_Row: TypeAlias = tuple[str, str, str, str, float, float, float]
 
 _APPLICATION = 0x6D6E6574  # "mnet", SQLite's own field for the kind of a file
 _VERSION = 1
@@ -126,7 +127,9 @@ class Store:
             InputError: a value is not finite.
             StorageError: the file cannot be written; nothing was stored.
         """
-        self._write(arch, values, context, seconds, _ADD + "DO NOTHING")
+        rows = _rows(arch, values, context, seconds)
+        if self._write(rows, _ADD + "DO NOTHING") == len(rows):
+            return {str(row[1]): float(row[4]) for row in rows}
         stored = self.values(arch)
         return {metric: stored[metric, _pick(context, metric, "")] for metric in values}
 
@@ -144,7 +147,7 @@ class Store:
             InputError: a value is not finite.
             StorageError: the file cannot be written; the old values are still there.
         """
-        self._write(arch, values, context, seconds, _ADD + _OVERWRITE)
+        self._write(_rows(arch, values, context, seconds), _ADD + _OVERWRITE)
 
     def close(self) -> None:
         """Fold everything into the one file and close it; closing twice is allowed."""
@@ -153,19 +156,13 @@ class Store:
             if connection is not None and self._process == os.getpid():
                 connection.close()
 
-    def _write(
-        self,
-        arch: Arch,
-        values: Mapping[str, float],
-        context: str | Mapping[str, str],
-        seconds: float | Mapping[str, float],
-        statement: str,
-    ) -> None:
-        rows = _rows(arch, values, context, seconds)
+    def _write(self, rows: list[_Row], statement: str) -> int:
+        """Write all rows or none; return how many were new or changed."""
         with self._guarded("write") as connection:
+            before = connection.total_changes
             if len(rows) == 1:
                 connection.execute(statement, rows[0])
-                return
+                return connection.total_changes - before
             connection.execute("BEGIN IMMEDIATE")
             try:
                 connection.executemany(statement, rows)
@@ -174,6 +171,7 @@ class Store:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
+            return connection.total_changes - before
 
     @contextlib.contextmanager
     def _guarded(self, verb: str) -> Iterator[sqlite3.Connection]:
@@ -223,9 +221,9 @@ def _rows(
     values: Mapping[str, float],
     context: str | Mapping[str, str],
     seconds: float | Mapping[str, float],
-) -> list[tuple[object, ...]]:
+) -> list[_Row]:
     document, now = json.dumps(arch.to_json()), time.time()
-    rows: list[tuple[object, ...]] = []
+    rows: list[_Row] = []
     for metric, value in values.items():
         number = float(value)
         if not math.isfinite(number):

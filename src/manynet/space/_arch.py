@@ -262,7 +262,7 @@ class Arch(Mapping[str, Value]):
     def key(self) -> str:
         """A short name that is the same in every process: 12 hex digits of the JSON's sha256."""
         if self._key is None:
-            digest = hashlib.sha256(_json_text(dict(self)).encode()).hexdigest()
+            digest = hashlib.sha256(_json_text(self.to_json()).encode()).hexdigest()
             object.__setattr__(self, "_key", digest[:12])
         return self._key or ""
 
@@ -286,7 +286,7 @@ class Arch(Mapping[str, Value]):
 
     def to_json(self) -> dict[str, Value]:
         """Return the values as a dictionary that `json.dumps` takes."""
-        return dict(self)
+        return dict(zip(self._layout.names, self._values, strict=True))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Value]) -> Arch:
