@@ -11,6 +11,7 @@ from manynet.bindings.axes import Axis, Concat, Dim
 from manynet.elastic._axes import Extent, Node, flatten, is_frozen, leaves, size_of
 from manynet.elastic._origins import Attribute
 from manynet.elastic._run import Call, Run
+from manynet.elastic.adapters import adapter_of
 
 __all__ = ["Resolver"]
 
@@ -68,9 +69,10 @@ class Resolver:
         """Return the dimension that a weight brings forth, or None where it only follows."""
         dims = self.run.record.dims(parameter)
         path, _, tensor = name.rpartition(".")
-        if len(dims) < 2 or (tensor != "weight" and "weight" not in tensor):
-            return None
         module = self.run.model.get_submodule(path)
+        own = tensor == "weight" or ("weight" in tensor and adapter_of(module) is None)
+        if len(dims) < 2 or not own:
+            return None
         if isinstance(module, nn.Embedding):
             return dims[1]
         if isinstance(module, _TRANSPOSED):
