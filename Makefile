@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## turn a small network into a family, train it on digits, search it, export three members
 	@out=runs/demo; n=1; \
 	while [ -e "$$out/report.html" ]; do n=$$((n + 1)); out=runs/demo-$$n; done; \
-	$(BIN)/manynet run --out "$$out" && echo "Open $$out/report.html in a browser."
+	$(BIN)/manynet run --out "$$out"
 
 test: $(READY) ## the fast tests and the examples in the docstrings
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --doctest-modules src tests
