@@ -4,8 +4,8 @@ A layer's cost depends on a few choices only: the widths before and after it, it
 of its stage. So a family of 10^18 members has a few hundred different layers. The table finds out
 which choices matter to which layer by lowering one choice at a time, then remembers each layer for
 each combination of those choices that it has met. What it has not met is counted on the member,
-and every such count checks what the table knew; where they disagree, the table gives itself up
-and counts every member instead.
+and every such count checks what the table knew; so does an audit of the 16th, 32nd, 64th arch, and
+so on. Where they disagree, the table gives itself up and every member is counted instead.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ Part = tuple[tuple[int, ...], Picker, dict[object, float]]
 _TABLES: weakref.WeakKeyDictionary[FamilyLike, LayerTable] = weakref.WeakKeyDictionary()
 _LOOKUPS: weakref.WeakKeyDictionary[FamilyLike, dict[str, Lookup]] = weakref.WeakKeyDictionary()
 _REMEMBERED = 100_000  # archs whose sum is kept
+_FIRST_AUDIT = 16
 
 
 def lookup_of(family: FamilyLike, column: str) -> Lookup:
@@ -111,7 +112,10 @@ class LayerTable:
     def _layers(self, arch: Arch) -> dict[str, Figures]:
         family = self._family()
         if family is None:
-            raise ReferenceError("the family of this table is gone")
+            raise InputError(
+                "this arch has layers that were never counted, and the family is gone; keep it "
+                "for as long as you ask for costs of its members"
+            )
         layers = by_layer(family.at(arch), self._inputs, per_sample=False)
         return {layer.path: _figures(layer) for layer in layers}
 
@@ -156,6 +160,7 @@ class Lookup:
             (group.positions, _picker(group.positions), {}) for group in table.groups
         ]
         self._whole: dict[Arch, float] = {}
+        self._served = 0
         self._update()
 
     def __call__(self, arch: Arch) -> float:
@@ -168,8 +173,17 @@ class Lookup:
         if found is None:
             if len(self._whole) >= _REMEMBERED:
                 self._whole.clear()
+            self._audit(arch)
             found = self._whole[arch] = self._sum(arch)
         return found
+
+    def _audit(self, arch: Arch) -> None:
+        """Count a member now and then, more and more seldom, although it could be looked up."""
+        self._served += 1
+        due = self._served >= _FIRST_AUDIT and self._served & (self._served - 1) == 0
+        if due and self._table is not None and self._table.exact:
+            self._table.count(arch)
+            self._update()
 
     def to_json(self) -> dict[str, Any]:
         """Return what is known as JSON values."""
@@ -184,7 +198,7 @@ class Lookup:
     def from_json(cls, data: Mapping[str, Any]) -> Lookup:
         """Return a lookup that knows what was known, and nothing else."""
         lookup = cls.__new__(cls)
-        lookup._table, lookup._weights, lookup._whole = None, (), {}
+        lookup._table, lookup._weights, lookup._whole, lookup._served = None, (), {}, 0
         lookup._names = tuple(data["names"])
         lookup._parts = []
         for group in data["groups"]:
