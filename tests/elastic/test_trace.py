@@ -172,6 +172,29 @@ def test_chunk_halves_an_axis_into_parts(verify: Verify) -> None:
     assert sizes(trace) == {"a.width": 8}
 
 
+def test_chunks_stay_equally_long(verify: Verify) -> None:
+    def halves(self: Any, x: Tensor) -> Tensor:
+        a, b = self.a(x).chunk(2, dim=-1)
+        return self.b(a) + self.c(b)
+
+    net = Net(halves, a=nn.Linear(3, 10), b=nn.Linear(5, 2), c=nn.Linear(5, 2))
+    assert sizes(verify(net, (torch.randn(2, 3),))) == {"a.width": 5}
+
+
+def test_chunks_of_unequal_sizes_stay_whole(verify: Verify) -> None:
+    def halves(self: Any, x: Tensor) -> Tensor:
+        a, b = self.a(x).chunk(2, dim=-1)
+        return self.b(a) + self.c(b)
+
+    net = Net(halves, a=nn.Linear(3, 9), b=nn.Linear(5, 2), c=nn.Linear(4, 2))
+    assert verify(net, (torch.randn(2, 3),)).axes == ()
+
+
+def test_a_gated_linear_unit_halves_its_input(verify: Verify) -> None:
+    net = nn.Sequential(nn.Linear(3, 12), nn.GLU(), nn.Linear(6, 2))
+    assert sizes(verify(net, (torch.randn(2, 3),))) == {"0.width": 6}
+
+
 def test_split_sizes_of_a_module_follow_the_parts(verify: Verify) -> None:
     class Split(nn.Module):
         def __init__(self) -> None:

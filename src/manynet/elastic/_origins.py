@@ -24,7 +24,7 @@ from manynet.elastic._axes import (
 )
 from manynet.elastic._record import Record
 
-__all__ = ["Attribute", "Formula", "Origins", "SourcedInt"]
+__all__ = ["Attribute", "Formula", "Origins", "SourcedInt", "equate"]
 
 COMPUTED = "sized by a computation that cannot be followed"
 CONSTANT = "sized by a constant in the code"
@@ -146,7 +146,7 @@ class Origins:
             return
         source = value.source
         if isinstance(source, tuple):
-            _equate(source, dim)
+            equate(source, dim)
         elif isinstance(source, Attribute):
             self.follow(source, dim)
         elif source.symbol == "//":
@@ -156,7 +156,7 @@ class Origins:
             if known is None:
                 self._give_up(value, dim)
             else:
-                _equate(known, dim)
+                equate(known, dim)
 
     def follow(self, attribute: Attribute, dim: Extent) -> None:
         """Note that an attribute has the size of `dim` in every member."""
@@ -164,14 +164,14 @@ class Origins:
         if known is None:
             self.attributes[attribute] = dim
         else:
-            _equate(known, dim)
+            equate(known, dim)
 
     def _bind_quotient(self, source: Formula, dim: Extent) -> None:
         whole, part = self.extent_of(source.left), self.extent_of(source.right)
         if int(source.left) != int(source.right) * size_of(dim):
             freeze(dim, COMPUTED)
         elif whole is not None and part is not None:
-            _equate(whole, (*part, *dim))
+            equate(whole, (*part, *dim))
         elif whole is not None and isinstance(source.right, SourcedInt):
             part = extent(int(source.right))
             unify(whole, (*part, *dim))
@@ -229,7 +229,7 @@ class Origins:
                 self.bind(bound, leading)
 
 
-def _equate(left: Extent, right: Extent) -> None:
+def equate(left: Extent, right: Extent) -> None:
     """Unite two dimensions that the code takes to be equally long, unless they always are."""
     if not equally_long(left, right):
         unify(left, right)

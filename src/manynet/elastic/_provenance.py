@@ -13,7 +13,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from manynet.elastic._origins import Origins, SourcedInt
+from manynet.elastic._axes import freeze
+from manynet.elastic._origins import Origins, SourcedInt, equate
 from manynet.elastic._rules_compute import recurrent
 from manynet.elastic._rules_shape import wrap
 
@@ -137,6 +138,23 @@ def _split(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], res
     return result
 
 
+def _chunk(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
+    """Keep the chunks equally long: a member's chunks are cut by their number alone."""
+    count = args[1] if len(args) > 1 else kwargs.get("chunks", kwargs.get("indices_or_sections"))
+    if not isinstance(count, int):
+        return result
+    axis = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+    first = mode.record.dims(result[0])[axis]
+    for part in result[1:]:
+        other = mode.record.dims(part)[axis]
+        if part.shape[axis] == result[0].shape[axis]:
+            equate(first, other)
+        else:
+            freeze(first, "cut into chunks of other sizes")
+            freeze(other, "cut into chunks of other sizes")
+    return result
+
+
 def _narrow(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
     axis = args[1] if len(args) > 1 else kwargs["dim"]
     length = args[3] if len(args) > 3 else kwargs["length"]
@@ -183,13 +201,14 @@ def _layer_norm(
 _HANDLERS: dict[str, Handler] = {
     "__get__": _get,
     "__getitem__": _getitem,
+    "chunk": _chunk,
     "layer_norm": _layer_norm,
     "narrow": _narrow,
     "rms_norm": _layer_norm,
     "size": _size,
     "split": _split,
     "split_with_sizes": _split,
-    "tensor_split": _split,
+    "tensor_split": _chunk,
     "unflatten": _unflatten,
     **dict.fromkeys(("expand", "reshape", "view", "broadcast_to"), _view),
     **dict.fromkeys(

@@ -235,6 +235,17 @@ def _split(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
         record.put(tensor, dims)
 
 
+@rule("glu")
+def _glu(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    dims = list(record.dims(args[0]))
+    axis = wrap(argument(args, 1, -1), len(dims))
+    half = result.shape[axis]
+    values, gates = split_parts(dims[axis], [half, half])
+    unify(values, gates)
+    dims[axis] = values
+    record.put(result, dims)
+
+
 @rule("slice", "narrow")
 def _slice(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     source, dims = args[0], list(record.dims(args[0]))
