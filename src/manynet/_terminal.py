@@ -70,17 +70,22 @@ class Screen:
 
     def tell(self, event: Event) -> None:
         """Show an event; the first one begins the picture."""
-        if not self.began and not self.quiet:
-            self.console.print(f"Working in {self.folder}", markup=False, soft_wrap=True)
-            if self.live:
-                self.bars.start()
-        self.began.setdefault(event.stage, time.monotonic())
+        began = self.began.setdefault(event.stage, time.monotonic())
         if self.live:
+            if len(self.began) == 1 and not self.stages:
+                self._head()
+                self.bars.start()
             self._draw(event)
         elif not self.quiet and event.done >= event.total:
-            seconds = time.monotonic() - self.began[event.stage]
+            if not self.stages:
+                self._head()
+            self.stages[event.stage] = TaskID(0)
             text = f": {event.text}" if event.text else ""
+            seconds = time.monotonic() - began
             print(f"{event.stage}{text} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+
+    def _head(self) -> None:
+        self.console.print(f"Working in {self.folder}", markup=False, soft_wrap=True)
 
     def _draw(self, event: Event) -> None:
         words = event.stage[:1].upper() + event.stage[1:]
@@ -172,6 +177,10 @@ def _members(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def _gap(difference: float) -> str:
+    return f"within {difference:.0e} of the member" if difference else "equal to the member"
+
+
 def print_member(run: Path, name: str, manifest: Manifest) -> None:
     """Print what a member's folder holds."""
     console = Console(highlight=False)
@@ -180,6 +189,6 @@ def print_member(run: Path, name: str, manifest: Manifest) -> None:
     costs = ", ".join(cost_text(cost, value) for cost, value in manifest.costs.items())
     console.print(f"{name}: {manifest.metric} {quality}, {costs}", soft_wrap=True)
     for record in manifest.files:
-        gap = "" if record.difference is None else f", within {record.difference:.0e} of the member"
+        gap = "" if record.difference is None else f", {_gap(record.difference)}"
         size = cost_text("bytes", record.bytes)
         console.print(f"  {folder / record.name} ({size}{gap})", soft_wrap=True)

@@ -88,7 +88,7 @@ Set = Annotated[
 Name = Annotated[str, typer.Option(metavar="NAME", help="What the member is called.")]
 Format = Annotated[
     list[str] | None,
-    typer.Option(metavar="FORMAT", help="onnx, torch or safetensors; may be repeated."),
+    typer.Option("--format", metavar="FORMAT", help="onnx, torch or safetensors; may be repeated."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]

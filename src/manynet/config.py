@@ -58,7 +58,7 @@ class DataConfig(Section):
 
     name: Name = "digits"
     folder: str | None = None
-    validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    validation: Annotated[Number, Field(gt=0, lt=1)] = 0.2
     image_size: Count | None = None
     limit: Count | None = None
 
@@ -98,7 +98,7 @@ class TrainConfig(Section):
     clip: Positive | None = 1.0
     ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
     sampler: Literal["sandwich", "uniform"] = "sandwich"
-    random: Several = 2
+    random: Several = 1
     objective: Literal["distill", "task"] = "distill"
     temperature: Positive = 1.0
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
@@ -120,7 +120,7 @@ class SearchConfig(Section):
     population: Count | None = None
     costs: tuple[Name, ...] = ("macs", "parameters", "bytes")
     calibration: Count = 512
-    latency_samples: Count = 60
+    latency_samples: Several = 40
 
 
 class RankingConfig(Section):

@@ -78,9 +78,13 @@ def run(
 
     Example:
         >>> import manynet as mn, tempfile
-        >>> quick = {"train": {"epochs": 1}, "search": {"evaluations": 4}, "ranking": {"archs": 0}}
-        >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
-        ...     result = mn.run("manynet:small_cnn", "digits", folder=folder, **quick)
+        >>> little = {"train": {"epochs": 1}, "ranking": {"archs": 0},
+        ...           "search": {"evaluations": 4, "latency_samples": 0},
+        ...           "deploy": {"formats": ["safetensors"]}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = mn.run("manynet:mlp?widths=[16]", "digits", folder=folder, **little)
+        >>> sorted(result.record.costs)
+        ['bytes', 'latency_ms', 'macs', 'parameters']
     """
     sections = {
         "elastic": elastic,

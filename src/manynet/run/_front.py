@@ -8,6 +8,7 @@ from typing import Any
 
 from manynet._files import write_json
 from manynet.cost import by_layer, latency
+from manynet.errors import StorageError
 from manynet.family import Family
 from manynet.run._costs import LATENCY, searched
 from manynet.run._latency import predictor
@@ -57,6 +58,11 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
 
 def read_front(work: Work) -> Front:
     """Return the front that was found. Raises `StorageError` where there is none."""
+    if not (work.folder / "front.json").is_file():
+        raise StorageError(
+            f"{work.folder} holds no front yet; finish the search first: "
+            f"manynet search {work.folder}"
+        )
     return Front.from_json(work.folder / "front.json")
 
 

@@ -152,7 +152,7 @@ def _opened(
     """Open a new or begun run; a new one that fails before it has computed leaves nothing."""
     check_names(config)
     material = material or from_config(config)
-    existed, fresh = folder.exists(), not is_run(folder)
+    fresh, made = not is_run(folder), [f for f in (folder, folder.parent) if not f.exists()]
     with held(folder):
         try:
             open_folder(folder, config)
@@ -161,17 +161,17 @@ def _opened(
                 yield work
         except ManynetError:
             if fresh and not (folder / "checkpoints" / "start").exists():
-                _forget(folder, whole=not existed)
+                _forget(folder, made)
             raise
 
 
-def _forget(folder: Path, *, whole: bool) -> None:
+def _forget(folder: Path, made: list[Path]) -> None:
     for name in (CONFIG, ENVIRONMENT, LOCK):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
-    if whole:
+    for empty in made:
         with contextlib.suppress(OSError):
-            folder.rmdir()
+            empty.rmdir()
 
 
 @contextlib.contextmanager

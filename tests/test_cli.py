@@ -1,0 +1,317 @@
+"""The command line: exit codes, one line an error, JSON that parses, verb after verb."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import manynet as mn
+from manynet import cli
+from manynet.errors import StorageError
+
+stages = importlib.import_module("manynet.run._run")
+VERBS = ("run", "train", "search", "extract", "export", "report", "doctor")
+Run = Callable[..., tuple[int, str, str]]
+
+FILE = """
+import torch
+from torch import nn
+
+
+def network():
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
+        nn.Linear(16, 3)
+    )
+
+
+def data():
+    def samples(count, seed):
+        inputs = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
+        return inputs, inputs[:, :3].argmax(1)
+
+    return samples(160, 1), samples(120, 2), samples(40, 3)
+
+
+def as_dict():
+    class Net(nn.Linear):
+        def forward(self, x):
+            return {"out": super().forward(x)}
+
+    return nn.Sequential(nn.Linear(8, 16), Net(16, 3))
+"""
+CONFIG = """
+model: {file}:network
+data: {file}:data
+train: {{epochs: 1, batch_size: 32}}
+search: {{evaluations: 8, calibration: 64, latency_samples: 0}}
+ranking: {{archs: 0}}
+deploy: {{formats: [safetensors]}}
+"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return what runs a command line: exit code, what it printed, what it complained."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a config for a run of a second, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FILE)
+    (tmp_path / "run.yaml").write_text(CONFIG.format(file=tmp_path / "mine.py"))
+    return tmp_path / "run.yaml"
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, manynet.cli\n"
+        "assert manynet.cli.main(['run', '--help']) == 0\n"
+        "print(sorted({'torch', 'yaml', 'numpy', 'manynet.run'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert found.strip().endswith("[]")
+    assert "Do everything" in found
+
+
+def test_importing_the_library_brings_no_torch_either() -> None:
+    code = "import sys, manynet; print('torch' in sys.modules, manynet.__version__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", mn.__version__]
+
+
+def test_version_and_verbs(run: Run) -> None:
+    assert run("--version") == (0, f"manynet {mn.__version__}\n", "")
+    code, out, _ = run()
+    assert code == 0
+    for verb in VERBS:
+        assert f"  {verb} " in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_80_columns(verb: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    code, out, _ = run(verb, "--help")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["bogus"], "No such command 'bogus'"),
+    (["run", "--modle", "x"], "No such option: --modle"),
+    (["run", "--seed", "x"], "Invalid value for '--seed'"),
+    (["run", "--seed", "-1"], "seed: should be at least 0, and is -1"),
+    (["run", "none.yaml"], "there is no config none.yaml"),
+    (["run", "--set", "train.epoch=3"], "train.epoch: unknown; did you mean train.epochs?"),
+    (["run", "--set", "train.epochs"], "'train.epochs' should be KEY=VALUE"),
+    (["run", "--budget", "macs"], "--budget 'macs' should be COST=NUMBER"),
+    (["run", "--budget", "macs=many"], "'many' is not a number"),
+    (["run", "--budget", "mcas=3"], "budget: there is no cost called mcas (did you mean 'macs'?)"),
+    (["run", "--model", "resnet18"], "model 'resnet18' is not a name that manynet knows"),
+    (["run", "--model", "torchvision:resnet81"], "torchvision has no model 'resnet81'"),
+    (["run", "--model", "none.py:net"], "there is no file none.py"),
+    (["run", "--data", "digist"], "data 'digist': there is no such folder"),
+    (["run", "--device", "cudo"], "device 'cudo' cannot be used"),
+    (["search", "nowhere"], "nowhere holds no run"),
+    (["extract", "nowhere", "--name", "small"], "nowhere holds no run"),
+    (["extract", "nowhere", "--name", "../small"], "the name '../small' must be that of a folder"),
+    (["extract", "nowhere"], "Missing option '--name'"),
+    (["export", "nowhere", "--name", "small"], "nowhere holds no run"),
+    (["report", "nowhere"], "nowhere holds no run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[m for _, m in WRONG])
+def test_a_wrong_command_line_is_told_in_one_line(
+    arguments: list[str],
+    message: str,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert err.startswith("manynet: ")
+    assert message in err
+    assert [path.name for path in tmp_path.rglob("*")] == []
+
+
+def test_a_budget_that_nothing_meets_is_exit_code_2(config: Path, run: Run) -> None:
+    code, out, err = run("run", config, "--budget", "macs=3", "--out", "one", "--json")
+    assert (code, out) == (2, "")
+    assert err.startswith("manynet: no member has macs <= 3; the nearest")
+    assert err.count("\n") == 1
+    assert not Path("one").exists()
+
+
+def test_run_prints_json_that_parses_and_goes_on_or_says_no(config: Path, run: Run) -> None:
+    code, out, err = run("run", config, "--out", "one", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result == json.loads(Path("one/result.json").read_text())
+    assert set(result["members"]) <= {"small", "medium", "large"}
+    again = run("run", "one", "--json")
+    assert again == (0, out, "")
+    code, out, err = run("run", "one", "--epochs", "2")
+    assert (code, out) == (1, "")
+    assert "another config (train.epochs: 1, now 2)" in err
+    assert run("run", "one", "--out", "two")[0] == 1
+    code, out, err = run("run", config, "--out", "one")
+    assert code == 0
+    assert "Open one/report.html in a browser." in out
+    assert "on the front" in out
+
+
+def test_by_default_a_run_gets_a_folder_of_its_own(config: Path, run: Run) -> None:
+    for number in (1, 2):
+        assert run("train", config, "--quiet") == (0, "", "")
+        assert Path(f"runs/mine-{number}/family.json").is_file()
+
+
+def test_step_by_step(config: Path, run: Run) -> None:
+    code, out, err = run("train", config, "--out", "one")
+    assert code == 0
+    assert "Next: manynet search one" in out
+    assert "train the family" in err
+    assert "finish the search" in run("extract", "one", "--name", "small")[2]
+    code, out, _ = run("search", "one", "--evaluations", "6", "--json")
+    assert code == 0
+    front = json.loads(out)["front"]
+    assert len(json.loads(Path("one/front.json").read_text())) == len(front)
+    limit = front[len(front) // 2]["costs"]["macs"]
+    assert run("extract", "one", "--name", "small", "--budget", "macs=1")[0] == 2
+    code, out, _ = run("extract", "one", "--name", "small", "--budget", f"macs={limit}", "--json")
+    assert code == 0
+    member = json.loads(out)
+    assert member["costs"]["macs"] <= limit
+    assert [file["name"] for file in member["files"]] == ["model.safetensors"]
+    assert "has no member 'large'; it has small" in run("export", "one", "--name", "large")[2]
+    code, out, _ = run("export", "one", "--name", "small", "--format", "torch")
+    assert code == 0
+    assert "model.pt2" in out
+    assert "model.safetensors" in out
+    mn.check_manifest("one/members/small")
+    code, out, _ = run("report", "one", "--json")
+    assert (code, json.loads(out)) == (0, {"report": "one/report.html"})
+    code, out, err = run("search", "one", "--set", "train.epochs=5")
+    assert (code, out) == (1, "")
+    assert "train.epochs was settled when the family was trained" in err
+
+
+def test_a_search_again_with_the_same_settings_finds_the_same(config: Path, run: Run) -> None:
+    run("train", config, "--out", "one", "--quiet")
+    first = run("search", "one", "--json")
+    assert first == run("search", "one", "--json")
+    assert "finish the training first: manynet train none" not in first[2]
+
+
+def test_a_run_whose_training_was_stopped_says_what_to_do(config: Path, run: Run) -> None:
+    Path("one").mkdir()
+    run("train", config, "--out", "one", "--quiet")
+    Path("one/family.json").unlink()
+    code, _, err = run("search", "one")
+    assert code == 1
+    assert "finish the training first: manynet train one" in err
+
+
+def test_an_interrupt_says_how_to_go_on(
+    config: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    whole = stages.find_front
+    monkeypatch.setattr(stages, "find_front", interrupted)
+    code, out, err = run("run", config, "--out", "one", "--quiet")
+    assert (code, out) == (130, "")
+    assert err == "manynet: interrupted; go on with: manynet run one\n"
+    monkeypatch.setattr(stages, "find_front", whole)
+    assert run("run", "one", "--quiet") == (0, "", "")
+
+
+def test_a_model_that_returns_a_dict_is_told_in_one_line(config: Path, run: Run) -> None:
+    code, _, err = run("run", config, "--model", f"{config.parent / 'mine.py'}:as_dict", "-q")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "the loss needs one tensor" in err
+
+
+def test_a_bug_is_told_in_one_line_and_debug_shows_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(folder: Path) -> None:
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr(importlib.import_module("manynet.run"), "report_verb", broken)
+    code, out, err = run("report", tmp_path)
+    assert (code, out) == (1, "")
+    assert err.startswith("manynet: ZeroDivisionError: oh no (this is a bug of manynet: please")
+    assert err.count("\n") == 1
+    with pytest.raises(ZeroDivisionError):
+        run("report", tmp_path, "--debug")
+
+
+def test_a_full_disk_is_told_in_one_line(
+    config: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("cannot write one/x: No space left on device; free some space")
+
+    monkeypatch.setattr(stages, "rank_alone", full)
+    code, out, err = run("run", config, "--out", "one", "--quiet")
+    assert (code, out) == (1, "")
+    assert "No space left" in err
+    assert Path("one/front.json").exists()  # nothing that was there is lost
+
+
+def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run("doctor", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["cores"] >= 1
+    assert "cpu" in found["devices"]
+    assert set(found["extras"]) == {"data", "onnx", "report", "search", "vision"}
+    import manynet._doctor as doctor
+
+    version = doctor._version
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: None if name == "plotly" else version(name)
+    )
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert "plotly missing; try: pip install 'manynet[report]'" in " ".join(out.split())
+
+
+def test_the_extras_that_the_doctor_knows_are_those_of_the_package(repository: Path) -> None:
+    import tomllib
+
+    from manynet._doctor import EXTRAS
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    listed = {
+        extra: tuple(one.split(">")[0] for one in requirements)
+        for extra, requirements in project["optional-dependencies"].items()
+        if extra in EXTRAS
+    }
+    assert listed == EXTRAS
