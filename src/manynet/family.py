@@ -98,7 +98,10 @@ class Family:
         try:
             member = self._cache[arch]  # type: ignore[index]  # the hot path: an arch seen before
         except (KeyError, TypeError):
-            member = self._member_of(self.space.canonical(self.space.arch(arch)))
+            canonical = self.space.canonical(self.space.arch(arch))
+            if isinstance(arch, Arch) and arch == canonical:
+                canonical = arch  # a key is found fastest by itself
+            member = self._member_of(canonical)
         member.recent = True
         fresh = member.fresh
         if fresh is not None and (
@@ -282,8 +285,11 @@ class Family:
         return self.shared.training
 
     def clear(self) -> None:
-        """Forget the members built so far. Needed after replacing shared tensors by hand, and after
-        changing some of them in place if members are compiled."""
+        """Forget the members built so far.
+
+        Needed after replacing shared tensors by hand, and after changing some of them in place
+        where members are compiled.
+        """
         self._cache.clear()
         self._cached_bytes = 0
         self._touched.parts.clear()

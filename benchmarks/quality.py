@@ -1,0 +1,189 @@
+"""Members out of the family against the same archs trained alone: Q1, Q2, and the CIFAR-10 proof.
+
+`python benchmarks/quality.py [SEED …]` trains a half-width ResNet-18 of torchvision on CIFAR-10:
+once as a family, then eight archs from smallest to largest alone, each on the same number of
+samples, with the same optimizer, schedule and augmentation. Arms that are already in
+`benchmarks/results/quality/` are not run again, so it can be stopped and called again.
+Accuracies along the way are of 2,000 test images, those at the end of all 10,000.
+`python benchmarks/quality.py --table` puts the results together and draws them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import manynet
+from manynet.data import crop_and_flip
+from manynet.family import Blueprint, Family
+
+HERE = Path(__file__).parent / "results" / "quality"
+IMAGES, EPOCHS, BATCH, RATE = 6_000, 6, 64, 0.05
+SEEDS = (0, 1, 2)
+
+
+def network(seed: int) -> nn.Module:
+    """Return ResNet-18 with half its channels: small enough for two cores."""
+    torch.manual_seed(seed)
+    model = manynet.build("torchvision:resnet18", num_classes=10)
+    halves = manynet.elastic(model, torch.zeros(1, 3, 32, 32), width=(0.5, 1.0), depth=False)
+    thin = {choice.name: choice.values[0] for choice in halves.space.choices}
+    plain = halves.extract(thin)
+    for module in plain.modules():  # a fresh start at its own size
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return plain
+
+
+def family_of(seed: int) -> Family:
+    return manynet.elastic(network(seed).train(), torch.zeros(2, 3, 32, 32))
+
+
+def archs_of(space: manynet.Space) -> dict[str, manynet.Arch]:
+    """Return the smallest, the middle, the largest and five random archs, the same every time."""
+    middle = {c.name: c.values[(len(c.values) - 1) // 2] for c in space.choices}
+    rng = np.random.default_rng(7)
+    chosen = {"smallest": space.smallest, "middle": space.arch(middle), "largest": space.largest}
+    return chosen | {f"random-{i}": space.sample(rng, by="choice") for i in range(5)}
+
+
+def alone(family: Family, arch: manynet.Arch) -> Family:
+    """Return the arch as a family of one, with fresh weights."""
+    module = family.extract(arch).train()
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        elif hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    return Family(module, manynet.Space(()), Blueprint({}))
+
+
+def judged(module: nn.Module, data: manynet.Data, limit: int | None = None) -> float:
+    manynet.calibrate(module.eval(), data.train, batches=16)
+    return float(manynet.accuracy(data.test, limit=limit)(module))
+
+
+def train(family: Family, data: manynet.Data, seed: int, **options: object) -> float:
+    start = time.perf_counter()
+    manynet.train(
+        family, data.train, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, clip=5.0,
+        weight_decay=5e-4, augment=crop_and_flip(), seed=seed, **options,
+    )  # fmt: skip
+    return time.perf_counter() - start
+
+
+def run(seed: int) -> None:
+    data = manynet.load_data("cifar10", limit=round(IMAGES / 0.9), seed=seed)
+    family = family_of(seed)
+    archs = archs_of(family.space)
+    if not path_of(seed, "family").exists():
+        curve: list[dict[str, float]] = []
+        start = time.perf_counter()
+
+        def watch(trained: Family) -> dict[str, object]:
+            spent = time.perf_counter() - start - sum(row["judging"] for row in curve)
+            began = time.perf_counter()
+            found = {name: judged(trained.extract(a), data, 2_000) for name, a in archs.items()}
+            judging = time.perf_counter() - began
+            curve.append({"seconds": spent, "judging": judging, **found})
+            return {name: {"accuracy": value} for name, value in found.items()}
+
+        train(family, data, seed, validate=watch)
+        accuracy = {name: judged(family.extract(arch), data) for name, arch in archs.items()}
+        save(seed, "family", {"curve": curve, "seconds": curve[-1]["seconds"],
+                              "accuracy": accuracy})  # fmt: skip
+    for name, arch in archs.items():
+        if not path_of(seed, name).exists():
+            torch.manual_seed(seed)
+            single = alone(family, arch)
+            macs = manynet.macs()(single.shared.eval(), (torch.zeros(1, 3, 32, 32),))
+            seconds = train(single.train(), data, seed, sampler=manynet.Uniform(),
+                            objective=manynet.Task())  # fmt: skip
+            accuracy = judged(single.extract({}).eval(), data)
+            save(seed, name, {"seconds": seconds, "macs": macs, "accuracy": accuracy})
+
+
+def path_of(seed: int, arm: str) -> Path:
+    return HERE / f"{seed}-{arm}.json"
+
+
+def save(seed: int, arm: str, result: object) -> None:
+    HERE.mkdir(parents=True, exist_ok=True)
+    path_of(seed, arm).write_text(json.dumps(result, indent=1) + "\n")
+    print(f"seed {seed} {arm}: {json.dumps(result)[:160]}", flush=True)
+
+
+def kendall(x: Iterable[float], y: Iterable[float]) -> float:
+    pairs = list(zip(x, y, strict=True))
+    signs = [np.sign((a - c) * (b - d)) for i, (a, b) in enumerate(pairs) for c, d in pairs[:i]]
+    return float(np.mean(signs))
+
+
+def table() -> None:
+    """Print and keep what the arms say together."""
+    seeds = [s for s in SEEDS if all(path_of(s, n).exists() for n in ("family", "largest"))]
+    summary: dict[str, object] = {"images": IMAGES, "epochs": EPOCHS, "seeds": seeds}
+    rows: dict[str, dict[str, list[float]]] = {}
+    for seed in seeds:
+        inside = json.loads(path_of(seed, "family").read_text())
+        for name, value in inside["accuracy"].items():
+            if path_of(seed, name).exists():
+                single = json.loads(path_of(seed, name).read_text())
+                row = rows.setdefault(name, {"macs": [], "family": [], "alone": [], "seconds": []})
+                row["macs"].append(single["macs"])
+                row["family"].append(100 * value)
+                row["alone"].append(100 * single["accuracy"])
+                row["seconds"].append(single["seconds"])
+    for name, row in sorted(rows.items(), key=lambda item: item[1]["macs"][0]):
+        means = {key: float(np.mean(values)) for key, values in row.items()}
+        spread = float(np.std([f - a for f, a in zip(row["family"], row["alone"], strict=True)]))
+        print(
+            f"{name:<10} {means['macs'] / 1e6:6.2f} MMACs  family {means['family']:5.2f} %"
+            f"  alone {means['alone']:5.2f} %"
+            f"  difference {means['family'] - means['alone']:+.2f} +- {spread:.2f}"
+        )
+    taus, ratios, shares = [], [], []
+    for i, seed in enumerate(seeds):
+        column = [(row["family"][i], row["alone"][i]) for row in rows.values()]
+        taus.append(kendall(*zip(*column, strict=True)))
+        curve = json.loads(path_of(seed, "family").read_text())["curve"]
+        goal = np.mean([a for _, a in column]) / 100
+        reached = [r for r in curve if np.mean([r[name] for name in rows]) >= goal]
+        total = sum(row["seconds"][i] for row in rows.values())
+        ratios.append(curve[-1]["seconds"] / total)
+        shares.append(reached[0]["seconds"] / total if reached else float("nan"))
+    difference = np.mean([np.mean(r["family"]) - np.mean(r["alone"]) for r in rows.values()])
+    summary |= {
+        "members": rows,
+        "Q1 mean difference in points": float(difference),
+        "Q1 Kendall tau": taus,
+        "Q2 time of the family / of the members alone": ratios,
+        "Q2 time until the family is as good / of the members alone": shares,
+    }
+    for key in list(summary)[4:]:
+        print(key, summary[key])
+    (HERE.parent / "quality.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if sys.argv[1:] == ["--table"]:
+        table()
+        return
+    for seed in [int(s) for s in sys.argv[1:]] or SEEDS:
+        run(seed)
+    table()
+
+
+if __name__ == "__main__":
+    main()
