@@ -225,6 +225,10 @@ def non_dominated(points: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
     Of equal rows the first is returned.
     """
     order = np.lexsort((np.arange(len(points)), *points.T[::-1]))
+    if points.shape[1] == 2:  # in this order, each on the front is lower than all before it
+        heights = points[order, 1]
+        lowest = np.minimum.accumulate(heights)
+        return sorted(order[np.append(True, heights[1:] < lowest[:-1])].tolist())
     kept: list[int] = []
     front = np.empty_like(points)
     for row in order:

@@ -242,7 +242,10 @@ class Lattice:
             Folded positions, or `None` if nothing valid meets `kept`.
         """
         kept = kept or {}
-        draft = self.fold([kept.get(v, position) for v, position in enumerate(target)])
+        draft = list(target)
+        for variable, position in kept.items():
+            draft[variable] = position
+        draft = self.fold(draft)
         for number, component in enumerate(self.components):
             if self.accepts(draft, component.relations):
                 continue
