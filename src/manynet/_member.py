@@ -53,7 +53,7 @@ class Freshness:
         self.sources = tuple(sources.values())
         self.first = self.sources[0]
         blocks = [leaf for leaf in leaves if leaf.view is not None]
-        self._views = [leaf.view for leaf in blocks]
+        self._views = [leaf.view for leaf in blocks if leaf.view is not None]
         self._targets = [leaf.tensor.detach() for leaf in blocks]  # shares the version counter
         self._silent = [leaf.tensor.data for leaf in blocks]  # does not share it
         self._others = [leaf for leaf in leaves if leaf.view is None]

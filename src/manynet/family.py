@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,15 @@ from manynet.errors import InputError
 from manynet.space import Arch, Space, Value
 
 __all__ = ["Blueprint", "Depth", "Family", "Follow", "Note", "Report"]
+
+
+class HasArch(Protocol):
+    """Anything that says which arch it is of, as the records of a front do."""
+
+    @property
+    def arch(self) -> Arch:
+        """The arch."""
+        ...
 
 
 class Family:
@@ -82,7 +91,7 @@ class Family:
 
     # -- members -----------------------------------------------------------------------------
 
-    def at(self, arch: Mapping[str, Value]) -> nn.Module:
+    def at(self, arch: Mapping[str, Value] | HasArch) -> nn.Module:
         """Return the member of `arch`: an ordinary module bound to the shared weights.
 
         Call it anew in every step: a member seen before costs a look-up. Its mode, training or
@@ -90,7 +99,8 @@ class Family:
         the shared weights, so the optimizer takes `family.parameters()`.
 
         Args:
-            arch: an arch of the space. Choices that it leaves out are taken from the largest.
+            arch: an arch of the space, or a record of a front. Choices that it leaves out are
+                taken from the largest.
 
         Raises:
             InputError: `arch` names an unknown choice or value.
@@ -98,7 +108,7 @@ class Family:
         try:
             member = self._cache[arch]  # type: ignore[index]  # the hot path: an arch seen before
         except (KeyError, TypeError):
-            canonical = self.space.canonical(self.space.arch(arch))
+            canonical = self._arch(arch)
             if isinstance(arch, Arch) and arch == canonical:
                 canonical = arch  # a key is found fastest by itself
             member = self._member_of(canonical)
@@ -134,13 +144,13 @@ class Family:
         module = self._build(dropped, sizes, tensors)
         return Member(module, list(leaves.values()), self._touched)
 
-    def extract(self, arch: Mapping[str, Value]) -> nn.Module:
+    def extract(self, arch: Mapping[str, Value] | HasArch) -> nn.Module:
         """Return the member of `arch` with weights of its own: a plain module, bound to nothing.
 
         Raises:
             InputError: `arch` names an unknown choice or value.
         """
-        arch = self.space.canonical(self.space.arch(arch))
+        arch = self._arch(arch)
         sizes, dropped = self._sizes(arch), self._dropped(arch)
         absent = self._absent(dropped)
         tensors: dict[str, Tensor] = {}
@@ -154,6 +164,9 @@ class Family:
             if member is not None:
                 _copy_replaced_buffers(member, module)
         return module
+
+    def _arch(self, arch: Mapping[str, Value] | HasArch) -> Arch:
+        return self.space.arch(arch if isinstance(arch, Mapping) else arch.arch)
 
     def _dropped(self, arch: Arch) -> list[str]:
         return [path for depth in self.blueprint.depths for path in depth.dropped(arch)]

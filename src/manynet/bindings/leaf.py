@@ -134,7 +134,7 @@ class _PushPart:
         self.place: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
         if block is not None:
             view = source.detach()[block]
-            start = view.storage_offset() - source.storage_offset()
+            start = int(view.storage_offset()) - int(source.storage_offset())
             self.place = (tuple(view.shape), view.stride(), start)
         self.stride = source.stride()
 

@@ -89,7 +89,7 @@ def find_kernels(
 
 def _checked(sizes: Sequence[int]) -> Sequence[int]:
     for size in sizes:
-        if not isinstance(size, int) or size < 1 or size % 2 == 0:
+        if size != int(size) or size < 1 or size % 2 == 0:
             raise InputError(f"kernel holds {size!r}; sizes of kernels are odd, such as (3, 5)")
     return sizes
 

@@ -57,7 +57,7 @@ def _sums(weight: Tensor, dim: int, power: int) -> Tensor:
     through memory, and a copy of the matrix would cost more than the sum.
     """
     if dim + 1 < weight.dim():
-        runs = torch.linalg.vector_norm(weight.flatten(dim + 1), power, dim=-1).pow(power)
+        runs: Tensor = torch.linalg.vector_norm(weight.flatten(dim + 1), power, dim=-1).pow(power)
         return runs.flatten(0, -2).sum(0) if dim else runs
     rows = weight.flatten(0, -2).split(64)
     return torch.stack([part.abs().pow(power).sum(0) for part in rows]).sum(0)
