@@ -134,7 +134,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["search", "nowhere"], "nowhere holds no run"),
     (["extract", "nowhere", "--name", "small"], "nowhere holds no run"),
     (["extract", "nowhere", "--name", "../small"], "the name '../small' must be that of a folder"),
-    (["extract", "nowhere"], "Missing option '--name'"),
+    (["export", "nowhere"], "Missing option '--name'"),
     (["export", "nowhere", "--name", "small"], "nowhere holds no run"),
     (["report", "nowhere"], "nowhere holds no run"),
 ]
@@ -206,6 +206,12 @@ def test_step_by_step(config: Path, run: Run) -> None:
     member = json.loads(out)
     assert member["costs"]["macs"] <= limit
     assert [file["name"] for file in member["files"]] == ["model.safetensors"]
+    other = front[0] if front[0]["arch"] != member["arch"] else front[-1]
+    code, _, err = run(
+        "extract", "one", "--name", "small", "--budget", f"macs={other['costs']['macs']}"
+    )
+    assert code == 1
+    assert "holds another member already" in err
     assert "has no member 'large'; it has small" in run("export", "one", "--name", "large")[2]
     code, out, _ = run("export", "one", "--name", "small", "--format", "torch")
     assert code == 0

@@ -62,6 +62,12 @@ def test_defaults_make_a_config_and_an_empty_section_is_one() -> None:
     assert resolve() == Config() == resolve({"train": None, "data": "digits"})
 
 
+def test_more_of_the_digits_is_held_out_than_of_other_data() -> None:
+    assert resolve().data.validation == 0.3
+    assert resolve({"data": "cifar10"}).data.validation == 0.1
+    assert resolve({"data": {"name": "digits", "validation": 0.2}}).data.validation == 0.2
+
+
 def test_a_command_line_overrides_a_file_key_by_key() -> None:
     values = {"data": "cifar10", "train": {"epochs": 5, "batch_size": 32}}
     config = resolve(values, {"train.epochs": 7, "data": "digits", "budget": {"macs": 1e6}})

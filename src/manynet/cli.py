@@ -212,7 +212,7 @@ def search(
 def extract(
     run: Run,
     *,
-    name: Name,
+    name: Name = "best",
     budget: Budget = None,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -11,7 +11,7 @@ import torch
 
 from manynet._files import read_json, write_json
 from manynet.config import Config, resolve, save_config
-from manynet.deploy import Manifest
+from manynet.deploy import Manifest, read_manifest
 from manynet.errors import BudgetError, InputError, ManynetError, StorageError
 from manynet.family import Family
 from manynet.models import load
@@ -106,9 +106,18 @@ def extract_verb(
     with _reopened(saved_config(folder), folder, tell) as work:
         front = read_front(work)
         record = front.best(**budget)
+        _check_free(folder / "members" / name, record)
         family, _ = _family_and_plan(work)
         formats = ("safetensors",)
         return ship_one(work, family, name, record, front, formats=formats)
+
+
+def _check_free(folder: Path, record: Record) -> None:
+    taken = (folder / "manifest.json").is_file()
+    if taken and read_manifest(folder).arch != record.arch.to_json():
+        raise InputError(
+            f"{folder} holds another member already; give this one another name with --name"
+        )
 
 
 def export_verb(
