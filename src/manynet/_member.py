@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,18 @@ class Member:
 
     Args:
         module: the member.
+        parts: its modules.
         leaves: its bound tensors.
         touched: tells when gradients have arrived, so that weights may be about to change.
     """
 
-    def __init__(self, module: nn.Module, leaves: Sequence[Leaf], touched: Touched) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        parts: Iterable[nn.Module],
+        leaves: Sequence[Leaf],
+        touched: Touched,
+    ) -> None:
         self.module = module
         own = [leaf for leaf in leaves if leaf.pull is not None]
         self.fresh = Freshness(own, touched) if own else None
@@ -31,7 +38,7 @@ class Member:
         self.recent = True
         self.buffers: Buffers = [
             (part, name, tensor)
-            for part in module.modules()
+            for part in parts
             for name, tensor in part._buffers.items()
             if tensor is not None
         ]

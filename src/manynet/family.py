@@ -141,8 +141,8 @@ class Family:
             if name not in absent
         }
         tensors = {**self._tensors, **{name: leaf.tensor for name, leaf in leaves.items()}}
-        module = self._build(dropped, sizes, tensors)
-        return Member(module, list(leaves.values()), self._touched)
+        module, parts = self._build(dropped, sizes, tensors)
+        return Member(module, parts.values(), list(leaves.values()), self._touched)
 
     def extract(self, arch: Mapping[str, Value] | HasArch) -> nn.Module:
         """Return the member of `arch` with weights of its own: a plain module, bound to nothing.
@@ -159,7 +159,7 @@ class Family:
                 if name not in absent:
                     binding = self.blueprint.bindings.get(name)
                     tensors[name] = _own(name, binding, arch, sizes, self._tensors)
-            module = self._build(dropped, sizes, tensors)
+            module, _ = self._build(dropped, sizes, tensors)
             member = self._cache.get(arch)
             if member is not None:
                 _copy_replaced_buffers(member, module)
@@ -177,14 +177,14 @@ class Family:
 
     def _build(
         self, dropped: Sequence[str], sizes: Mapping[Axis, int], tensors: Mapping[str, Tensor]
-    ) -> nn.Module:
+    ) -> tuple[nn.Module, dict[str, nn.Module]]:
         training = self.shared.training
         module, parts = self._skeleton.build(tensors, dropped=dropped, training=training)
         for follow in self.blueprint.follows:
             part = parts.get(follow.path)
             if part is not None:
                 _set(part, follow, follow.value(sizes))
-        return module
+        return module, parts
 
     def _sizes(self, arch: Arch) -> dict[Axis, int]:
         return {axis: int(arch[axis.name]) for axis in self._axes}

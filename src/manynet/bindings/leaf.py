@@ -100,14 +100,14 @@ def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Le
     if reading.whole:
         return Leaf(source)
     value = read(source.detach(), reading)
-    if reading.block is not None and value.is_contiguous():
-        leaf = Leaf(_like(source, value))
+    view = value if reading.block is not None else None
+    if view is not None and view.is_contiguous():
+        leaf = Leaf(_like(source, view))
     else:
-        tensor = _like(source, value.clone() if reading.block is not None else value)
-        view = value if reading.block is not None else None
+        tensor = _like(source, value if view is None else view.clone())
         leaf = Leaf(tensor, (source,), _CopyPart(source, reading), view)
     if leaf.tensor.requires_grad:
-        leaf.tensor.register_post_accumulate_grad_hook(_PushPart(source, reading, touched))
+        leaf.tensor.register_post_accumulate_grad_hook(_PushPart(source, reading, touched, view))
     return leaf
 
 
@@ -128,15 +128,13 @@ class _CopyPart:
 class _PushPart:
     """Carries a gradient to a part of one shared parameter. Runs once a parameter and pass."""
 
-    def __init__(self, source: Tensor, part: Part, touched: Touched) -> None:
+    def __init__(self, source: Tensor, part: Part, touched: Touched, view: Tensor | None) -> None:
         self.source, self.part, self.touched = source, part, touched
-        block = part.block
+        self.stride = source.stride()
         self.place: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
-        if block is not None:
-            view = source.detach()[block]
+        if view is not None:
             start = int(view.storage_offset()) - int(source.storage_offset())
             self.place = (tuple(view.shape), view.stride(), start)
-        self.stride = source.stride()
 
     def __call__(self, leaf: Tensor) -> None:
         grad = leaf.grad

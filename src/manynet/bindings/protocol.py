@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
@@ -24,12 +25,12 @@ class Part:
     source: str
     index: tuple[Index, ...]
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether nothing is left out."""
         return all(isinstance(i, slice) and i == slice(None) for i in self.index)
 
-    @property
+    @cached_property
     def block(self) -> tuple[slice, ...] | None:
         """The index where it is made of slices alone, so that it can be a view; else None."""
         slices = tuple(i for i in self.index if isinstance(i, slice))
