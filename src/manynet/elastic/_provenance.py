@@ -15,7 +15,7 @@ from torch.utils._device import _device_constructors
 
 from manynet.elastic._axes import freeze
 from manynet.elastic._origins import Origins, SourcedInt, equate
-from manynet.elastic._rules_compute import recurrent
+from manynet.elastic._rules_compute import recurrent, recurrent_shapes
 from manynet.elastic._rules_shape import wrap
 
 __all__ = ["Provenance"]
@@ -56,7 +56,8 @@ class Provenance(TorchFunctionMode):
 
     def _recurrent(self, name: str, func: Any, args: Sequence[Any], kwargs: Any) -> Any:
         with torch._C._DisableTorchDispatch():  # step by step it would be a thousand operations
-            result = func(*args, **kwargs)
+            shapes_alone = self.device.type == "meta" and isinstance(args[3], bool)
+            result = recurrent_shapes(args) if shapes_alone else func(*args, **kwargs)
         recurrent(self.record, name, args, result)
         return result
 

@@ -15,7 +15,7 @@ from manynet.elastic._record import Record
 from manynet.elastic._rules import SHAPE_ONLY, Rule, pointwise, rule, tensors_in
 from manynet.elastic._rules_shape import argument, wrap
 
-__all__ = ["recurrent"]
+__all__ = ["recurrent", "recurrent_shapes"]
 
 Args = Sequence[Any]
 Kwargs = Mapping[str, Any]
@@ -361,6 +361,19 @@ def recurrent(
         record.put(tensor, [*lead, width])
     for given, tensor in zip(tensors_in(args[1]), result[1:], strict=True):
         unify(record.dims(given)[-1], record.dims(tensor)[-1])
+
+
+def recurrent_shapes(args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+    """Return what a recurrent network would, without values: its output, then its states.
+
+    Args:
+        args: as `torch.lstm` takes them, the sequence not packed.
+    """
+    source, two_ways = args[0], args[7]
+    states = list(tensors_in(args[1]))
+    width = states[0].shape[-1] * (2 if two_ways else 1)
+    output = source.new_empty([*source.shape[:-1], width])
+    return output, *(torch.empty_like(state) for state in states)
 
 
 def _tie_cell(
