@@ -32,7 +32,11 @@ class Kept(dict[str, Ratio]):
 def main() -> None:
     _measure.prepare()
     warnings.simplefilter("ignore")
-    from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
+    try:
+        from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
+    except ImportError:
+        print("skipped: this needs Once-for-All; pip install --no-deps ofa")
+        return
 
     supernet = OFAMobileNetV3(
         n_classes=1000, width_mult=1.0, ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6],

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import _measure
 import manynet
 
-SIZES = {"inception_v3": 128, "maxvit_t": 224, "alexnet": 64}
+SIZES = {"inception_v3": 299, "maxvit_t": 224, "alexnet": 64}
 """The smallest input that a model accepts, where 64 pixels are not it."""
 OPTIONS = {name: {"image_size": 64} for name in ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")}
 OPTIONS["vit_h_14"] = {"image_size": 56}
