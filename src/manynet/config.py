@@ -136,7 +136,7 @@ class SearchConfig(Section):
     evaluations: Count | None = None
     strategy: Literal["nsga2", "random", "exhaustive"] = "nsga2"
     population: Count | None = None
-    costs: tuple[Name, ...] = ("macs", "parameters", "bytes")
+    costs: tuple[Name, ...] = ("macs", "parameters", "bytes", "peak_memory")
     calibration: Count = 512
     latency_samples: Several = 40
 

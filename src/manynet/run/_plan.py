@@ -14,7 +14,7 @@ from manynet.errors import StorageError
 __all__ = ["Pace", "Plan", "plan_for"]
 
 FILE = "plan.json"
-EPOCHS, EVALUATIONS = 20, 160
+EPOCHS, EVALUATIONS = 22, 160
 MOST_EPOCHS, MOST_EVALUATIONS, LEAST_EVALUATIONS = 300, 2000, 40
 # What each part may take of the hours that a run is given; the rest is for exports and the page.
 TRAINING, SEARCH, RANKING, TUNING = 0.6, 0.15, 0.1, 0.1
