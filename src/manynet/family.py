@@ -77,7 +77,7 @@ class Family:
         """Archs that have a name of their own; they are saved with the family."""
         self.cache_bytes: int | None = None
         """How much the copied weights of members kept for reuse may take. None: a tenth of the
-        shared weights while training, twice the shared weights (at least 1 GiB) otherwise."""
+        shared weights (at least 16 MiB) while training, twice them (at least 1 GiB) otherwise."""
         self._skeleton = Skeleton(shared)
         self._axes = _elastic_axes(blueprint, space)
         self._inside = _tensors_inside(shared, blueprint.depths)
@@ -200,7 +200,7 @@ class Family:
         limit = self.cache_bytes
         if limit is None:
             training = self.shared.training and torch.is_grad_enabled()
-            limit = self._bytes // 10 if training else max(2 * self._bytes, 1 << 30)
+            limit = max(self._bytes // 10, 1 << 24) if training else max(2 * self._bytes, 1 << 30)
         newest = next(reversed(self._cache))
         for arch in [arch for arch, member in self._cache.items() if member.bytes]:
             if self._cached_bytes <= limit or arch == newest:

@@ -86,6 +86,7 @@ def search_verb(folder: Path, overrides: Mapping[str, Any], *, tell: Tell = sile
         family, plan = _family_and_plan(work)
         wanted = config.search.evaluations or plan.evaluations
         plan = Plan(**{**vars(plan), "evaluations": wanted})
+        work.store().close()  # a damaged store is told before anything is written
         write_json(folder / "plan.json", vars(plan))
         save_config(config, folder / CONFIG)
         (folder / RESULT).unlink(missing_ok=True)

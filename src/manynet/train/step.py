@@ -63,7 +63,7 @@ def accumulate(
         teaches = teacher is None and arch == family.space.largest
         with hardware.autocast():
             outputs = call(family.at(arch), batch[0])
-            loss = objective(outputs, batch, teacher, teaches)
+            loss = _judged(objective, outputs, batch, teacher, teaches)
         _check_loss(loss)
         (loss if scale is None else scale(loss)).backward()
         losses.append(loss.detach())
@@ -100,6 +100,18 @@ def detached(outputs: object) -> object:
         made: object = make(parts)
         return made
     return outputs
+
+
+def _judged(
+    objective: Objective, outputs: object, batch: Batch, teacher: object | None, teaches: bool
+) -> Tensor:
+    try:
+        return objective(outputs, batch, teacher, teaches)
+    except IndexError as error:
+        raise InputError(
+            f"the labels do not fit what the network returns ({error}); does it have an output "
+            "for each class?"
+        ) from error
 
 
 def _check_loss(loss: object) -> None:
