@@ -55,7 +55,11 @@ def _offline() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Start each test from the same random state, so that none depends on its neighbors."""
+    """Start each test from the same state, so that none depends on its neighbors.
+
+    A library that some test loads leaves denormal numbers flushed, which Hypothesis refuses.
+    """
+    torch.set_flush_denormal(False)
     torch.manual_seed(0)
     np.random.seed(0)
 

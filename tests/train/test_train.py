@@ -168,6 +168,8 @@ def test_an_interrupt_during_validation_validates_again(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_within_a_step_waits_for_its_end(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
+
     def objective(outputs: object, batch: Any, teacher: object, is_teacher: bool) -> Tensor:
         if not is_teacher and not sent:
             sent.append(True)
@@ -180,6 +182,7 @@ def test_ctrl_c_within_a_step_waits_for_its_end(tmp_path: Path) -> None:
     assert sent
     assert optimizer_state(tmp_path)["step"] == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_that_comes_through_within_a_step_saves_no_half_step(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def run(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     result = mn.run("manynet:mlp?widths=[16]", "digits", folder=folder, **little)
         >>> sorted(result.record.costs)
-        ['bytes', 'latency_ms', 'macs', 'parameters']
+        ['bytes', 'latency_ms', 'macs', 'parameters', 'peak_memory']
     """
     sections = {
         "elastic": elastic,
