@@ -153,7 +153,8 @@ def table() -> None:
             f"  difference {means['family'] - means['alone']:+.2f} +- {spread:.2f}"
         )
     taus, ratios, shares = [], [], []
-    for i, seed in enumerate(seeds):
+    whole = [s for s in seeds if all(path_of(s, name).exists() for name in rows)]
+    for i, seed in enumerate(whole):  # arms are run seed after seed, so these come first
         column = [(row["family"][i], row["alone"][i]) for row in rows.values()]
         taus.append(kendall(*zip(*column, strict=True)))
         curve = json.loads(path_of(seed, "family").read_text())["curve"]
