@@ -275,16 +275,16 @@ def test_statistics_given_to_a_member_are_its_own_and_go_with_its_extraction() -
     assert not bool((family.eval().at(arch).blocks[0].bn1.running_mean == 7).any())
 
 
-def test_members_that_nobody_holds_are_dropped_while_training() -> None:
+def test_members_that_nobody_holds_are_dropped_beyond_the_limit() -> None:
     family, _ = family_of("residual")
     family.train()
+    limit = family.cache_bytes = sum(t.nbytes for t in family.state_dict().values()) // 10
     rng = np.random.default_rng(0)
     for _ in range(30):
         family.at(family.space.sample(rng))
     kept = sum(member.bytes for member in family._cache.values())
-    whole = sum(t.nbytes for t in family.state_dict().values())
     largest = max(member.bytes for member in family._cache.values())
-    assert kept <= whole // 10 + largest
+    assert kept <= limit + largest
 
 
 def test_an_unknown_choice_or_value_is_refused_with_the_nearest() -> None:
