@@ -25,7 +25,14 @@ __all__ = ["Screen", "print_front", "print_member", "print_result"]
 
 _ROWS = 12
 """How many members of a front are listed; the page has them all."""
-_COSTS = ("macs", "parameters", "bytes", "latency_ms")
+_HEADS = {
+    "macs": "MACs",
+    "parameters": "weights",
+    "bytes": "size",
+    "latency_ms": "latency",
+    "peak_memory": "memory",
+}
+"""What the costs are called at the head of a narrow column."""
 
 
 class Screen:
@@ -76,7 +83,7 @@ class Screen:
                 self._head()
                 self.bars.start()
             self._draw(event)
-        elif not self.quiet and event.done >= event.total:
+        elif not self.quiet and event.done >= event.total and event.stage not in self.stages:
             if not self.stages:
                 self._head()
             self.stages[event.stage] = TaskID(0)
@@ -114,21 +121,23 @@ def print_result(result: RunResult) -> None:
     }
     if ends:
         words = ", ".join(f"{name} {quality_text('accuracy', v)}" for name, v in ends.items())
-        console.print(f"Test accuracy over all {summary['space']:,} members' ends: {words}.")
+        console.print(f"On test, of all {summary['space']:,} members: {words}.")
     console.print(f"Open {result.report} in a browser.", soft_wrap=True, style="bold")
 
 
 def print_front(front: Front, shipped: Mapping[Any, str] | None = None) -> None:
     """Print the members of a front, or some spread over it where there are many."""
     console = Console(highlight=False)
-    names = [name for name in _COSTS if name in front.costs]
+    names = [name for name in _HEADS if name in front.costs]
     names += [name for name in front.costs if name not in names]
     title = f"{len(front)} members on the front"
     known = shipped or {}
     rows = _listed(front, known)
     if len(rows) < len(front):
         title += f", {len(rows)} of them here"
-    table = _table(title, [front.metric, *(cost_label(name).title for name in names), ""])
+    table = _table(
+        title, [front.metric, *(_HEADS.get(name) or cost_label(name).title for name in names), ""]
+    )
     for record in rows:
         costs = [_short(name, record.costs[name]) for name in names]
         quality = quality_text(front.metric, record.quality)
@@ -159,10 +168,10 @@ def _table(title: str, header: list[str]) -> Table:
 
 def _members(summary: Mapping[str, Any]) -> Table:
     table = _table("\nShipped in members/", [])
-    head = ["member", summary["metric"], "on test", "MACs", "files", "differ from the member by"]
+    head = ["member", summary["metric"], "on test", "MACs", "files", "differ by"]
     for number, word in enumerate(head):
-        side = "left" if number in (0, 4) else "right"
-        table.add_column(word, justify=side, header_style="dim")  # type: ignore[arg-type]
+        side = "left" if number in {0, 4} else "right"
+        table.add_column(word, justify=side, header_style="dim", no_wrap=True)  # type: ignore[arg-type]
     for name, member in summary["members"].items():
         test = member["notes"].get("test_accuracy")
         gaps = [gap for gap in member["files"].values() if gap is not None]
