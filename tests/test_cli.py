@@ -297,7 +297,8 @@ def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatc
     found = json.loads(out)
     assert found["cores"] >= 1
     assert "cpu" in found["devices"]
-    assert set(found["extras"]) == {"data", "onnx", "report", "search", "vision"}
+    extras = {"data", "graphs", "language", "onnx", "report", "search", "vision"}
+    assert set(found["extras"]) == extras
     import manynet._doctor as doctor
 
     version = doctor._version

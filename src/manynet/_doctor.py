@@ -18,6 +18,8 @@ __all__ = ["EXTRAS", "examine", "print_findings"]
 
 EXTRAS = {
     "data": ("datasets", "pandas", "pillow", "pyarrow"),
+    "graphs": ("torch_geometric",),
+    "language": ("gguf", "peft", "sentencepiece", "transformers"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "report": ("plotly",),
     "search": ("pymoo", "scikit-learn"),
