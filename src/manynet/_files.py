@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,17 @@ from typing import IO, Any
 
 from manynet.errors import StorageError
 
-__all__ = ["read_json", "replace_with", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "read_json",
+    "replace_with",
+    "sweep",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+_ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
+"""Names of what is written aside: those of `tempfile`, with the final name as the prefix."""
 
 
 def replace_with(path: Path | str, write: Callable[[IO[bytes]], object]) -> None:
@@ -43,6 +55,19 @@ def replace_with(path: Path | str, write: Callable[[IO[bytes]], object]) -> None
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed had written aside in `folder` and below.
+
+    Call it only while no other process writes there.
+    """
+    for path in [path for path in folder.rglob(".*") if _ASIDE.fullmatch(path.name)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

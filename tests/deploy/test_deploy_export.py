@@ -122,6 +122,7 @@ def test_files_take_any_batch_and_compute_the_same(deployed: tuple[Net, Path, Ma
 
 def test_a_file_of_another_network_is_told(deployed: tuple[Net, Path, Manifest]) -> None:
     _, folder, _ = deployed
+    torch.manual_seed(2)  # not the seed that the deployed one may have begun with
     other = Net().eval()
     with pytest.raises(VerificationError, match="differs from Net by"):
         verify(other, folder / "model.onnx", inputs())
@@ -239,6 +240,12 @@ def test_a_file_that_disagrees_is_not_written(
     with pytest.raises(VerificationError):
         export_member(net, tmp_path / "new" / "member", inputs(), formats=("safetensors",))
     assert {k: v for k, v in contents(tmp_path).items()} == before
+
+
+def test_the_same_weights_give_the_same_file(net: Net) -> None:
+    from manynet.deploy._formats import to_safetensors
+
+    assert len({to_safetensors(net) for _ in range(20)}) == 1
 
 
 def test_a_full_disk_leaves_the_old_files(

@@ -149,7 +149,20 @@ def to_safetensors(member: nn.Module) -> bytes:
         else:
             first[key] = name
             tensors[name] = value.detach().cpu().contiguous().clone()
-    return save(tensors, {"format": "pt", _ALIASES: json.dumps(aliases)})
+    return _ordered(save(tensors, {"format": "pt", _ALIASES: json.dumps(aliases)}))
+
+
+def _ordered(data: bytes) -> bytes:
+    """Put the metadata in order: safetensors writes it in another one each time.
+
+    The same weights then give the same file, and the hash in a manifest means something.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def load_weights(path: Path | str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from manynet._files import read_json, write_json
+from manynet._files import read_json, sweep, write_json
 from manynet._version import __version__
 from manynet.config import Config, differences, save_config, saved
 from manynet.errors import InputError, StorageError
@@ -112,6 +112,7 @@ def held(folder: Path) -> Iterator[None]:
             raise StorageError(
                 f"another process is working in {folder}; wait for it, or give another folder"
             )
+        sweep(folder)
         yield
     finally:
         os.close(descriptor)
