@@ -29,7 +29,7 @@ MODELS = (
 )  # fmt: skip
 
 
-def prune(model: nn.Module, x: torch.Tensor) -> bool:
+def prune(model: nn.Module, inputs: tuple[object, ...]) -> bool:
     """Halve a copy with Torch-Pruning; return whether it is usable afterwards."""
     import torch_pruning
 
@@ -38,19 +38,19 @@ def prune(model: nn.Module, x: torch.Tensor) -> bool:
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,
-        x,
+        inputs if len(inputs) > 1 else inputs[0],
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=0.5,
         ignored_layers=last,
     )
     pruner.step()
-    model(x)
+    model(*inputs)
     return sum(p.numel() for p in model.parameters()) <= 0.6 * whole
 
 
 def usable(model: nn.Module, x: torch.Tensor) -> bool | str:
     try:
-        return prune(model, x)
+        return prune(model, (x,))
     except Exception as error:  # the peer's failure is the result
         return f"{type(error).__name__}: {str(error)[:80]}"
 
@@ -72,7 +72,7 @@ def main() -> None:
         theirs = None
         if peer is True:
             theirs = ratio(
-                lambda m=model, x=x: prune(m, x),
+                lambda m=model, x=x: prune(m, (x,)),
                 lambda m=model, x=x: torch.export.export(m, (x,)),
                 rounds=3, warmups=0, least_ms=1,
             )  # fmt: skip

@@ -1,0 +1,266 @@
+"""What `coverage.py` asks of a model: whether it becomes a correct and useful family."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import manynet
+from _coverage_models import Case
+from conversion import prune
+from manynet.elastic._reorder import permute_axes
+from manynet.elastic._trace import trace_model
+
+TOLERANCE = 1e-5
+MEMBERS = 5
+Result = dict[str, Any]
+
+
+class Wrong(Exception):
+    """A check that a model fails; the message is the reason that the table gives."""
+
+
+def check(case: Case) -> Result:
+    """Return what became of one model, `reason` empty where everything holds."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, inputs = case.build()
+        settle(model).eval()
+        result: Result = {
+            "part": case.part,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "input": [list(leaf.shape) for leaf in _floats(inputs)],
+            "precision": "float32",
+        }
+        try:
+            result |= verified(model, inputs)
+        except Wrong as error:  # rounding, or wrong? doubles tell
+            if not _is_rounding(error):
+                return result | {"reason": str(error)} | timed(model, inputs)
+            doubles = tree_map_only(Tensor, _doubled, inputs)
+            result["precision"] = "float64"
+            try:
+                result |= verified(copy.deepcopy(model).double(), doubles)
+            except Wrong as again:
+                result["reason"] = str(again)
+        except Exception as error:  # the list goes on, and the table says what failed
+            result["reason"] = f"{type(error).__name__}: {_first_line(error)}"
+        return result | timed(model, inputs)
+
+
+def _is_rounding(error: Wrong) -> bool:
+    return bool(error.args[1:]) and error.args[1] < 1e-2
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _floats(value: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Give everything that starts as a constant random values, so that an error shows."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+                module.running_mean.normal_(0, 0.1, generator=generator)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and (parameter == parameter.flatten()[0]).all():
+                noise = torch.rand(parameter.shape, generator=generator)
+                zero = not parameter.any()
+                parameter.copy_(0.2 * noise - 0.1 if zero else 0.5 + noise)
+    return model
+
+
+def outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    return [leaf for leaf in _floats(model(*inputs)) if leaf.is_floating_point()]
+
+
+def distance(left: list[Tensor], right: list[Tensor]) -> float:
+    """Return the largest difference of two results, relative to the largest value of each."""
+    if [a.shape for a in left] != [b.shape for b in right]:
+        return float("inf")
+    return max(
+        float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def _demand(what: str, value: float) -> float:
+    if not value <= TOLERANCE:
+        raise Wrong(f"{what} differ by {value:.1e}", value)
+    return value
+
+
+def verified(model: nn.Module, inputs: tuple[Any, ...]) -> Result:
+    """Return the figures of a model for which every check holds; raises `Wrong` where one fails."""
+    trace = trace_model(model, inputs)
+    with torch.no_grad():
+        whole = outputs(model, inputs)
+        if not all(bool(torch.isfinite(leaf).all()) for leaf in whole):
+            raise Wrong("the model's own outputs are not finite")
+        shuffled = outputs(permute_axes(model, trace, np.random.default_rng(0)), inputs)
+    figures: Result = {"permuted": _demand("permuted outputs", distance(whole, shuffled))}
+    family = manynet.elastic(model, inputs)
+    with torch.no_grad():
+        largest = distance(whole, outputs(family.at(family.space.largest), inputs))
+    figures["largest"] = _demand("outputs of the largest member", largest)
+    figures |= _elasticity(family, model, trace.calls)
+    trains = _trains(model, inputs)
+    figures["gradients in"] = "training" if trains else "evaluation"
+    rng = np.random.default_rng(0)
+    archs = [family.space.sample(rng, by="choice") for _ in range(MEMBERS)]
+    worst = [check_member(family, arch, inputs, training=trains) for arch in archs]
+    figures["members"] = max(max(pair) for pair in worst)
+    figures |= _round_trip(model, family.eval().extract(archs[0]), inputs)
+    return figures
+
+
+def _elasticity(family: manynet.Family, model: nn.Module, calls: Any) -> Result:
+    names = [choice.name for choice in family.space.choices]
+    depths = [name for name in names if name.endswith(".depth") or name == "depth"]
+    heads = [name for name in names if "head" in name.rpartition(".")[2]]
+    whole = sum(p.numel() for p in model.parameters())
+    least = sum(p.numel() for p in family.extract(family.space.smallest).parameters())
+    figures = {
+        "widths": len(names) - len(depths) - len(heads),
+        "depths": len(depths),
+        "heads": len(heads),
+        "removable": 1 - least / whole,
+        "warnings": [f"{note.name}: {note.detail}" for note in family.report().warnings],
+    }
+    if not figures["widths"]:
+        raise Wrong("no width is elastic")
+    if figures["removable"] < 0.5:
+        raise Wrong(f"only {figures['removable']:.0%} of the parameters can be removed")
+    return figures
+
+
+def _trains(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Return whether the original itself runs in training mode on these inputs."""
+    try:
+        copy.deepcopy(model).train()(*inputs)
+    except Exception:
+        return False
+    return True
+
+
+def _backward(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    torch.manual_seed(0)  # dropout and stochastic depth draw the same
+    results = [leaf for leaf in outputs(model, inputs) if leaf.requires_grad]
+    sum((leaf.square().mean() for leaf in results), torch.zeros(())).backward()
+
+
+def check_member(
+    family: manynet.Family, arch: manynet.Arch, inputs: tuple[Any, ...], *, training: bool
+) -> tuple[float, float]:
+    """Return how far a member is from its extraction, in output and in gradient."""
+    family.eval()
+    with torch.no_grad():
+        output = distance(outputs(family.at(arch), inputs), outputs(family.extract(arch), inputs))
+    _demand("outputs of a member and its extraction", output)
+    family.train(training)
+    alone = family.extract(arch)
+    family.zero_grad()
+    _backward(alone, inputs)
+    _backward(family.at(arch), inputs)
+    return output, _demand(
+        "gradients of a member and its extraction", _gradients(family, arch, alone)
+    )
+
+
+def _gradients(family: manynet.Family, arch: manynet.Arch, alone: nn.Module) -> float:
+    """Compare gradients entry by entry: the family's, read as a member, against the extraction's.
+
+    What the member does not have must have no gradient, so the two norms must agree as well.
+    """
+    values = {name: tensor.detach().clone() for name, tensor in family.state_dict().items()}
+    shared = {name: p.grad for name, p in family.named_parameters()}
+    family.load_state_dict(
+        {n: (torch.zeros_like(t) if shared.get(n, t) is None else shared.get(n, t))
+         for n, t in values.items()}
+    )  # fmt: skip
+    mine = dict(family.extract(arch).named_parameters())
+    family.load_state_dict(values)
+    total = _norm([g for g in shared.values() if g is not None])
+    theirs = {
+        n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in alone.named_parameters()
+    }
+    apart = _norm([mine[name].detach() - grad for name, grad in theirs.items()])
+    scale = max(_norm(list(theirs.values())), 1e-12)
+    return max(apart, abs(total - scale)) / scale
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(torch.sqrt(sum((t.double().square().sum() for t in tensors), torch.zeros(()))))
+
+
+def _round_trip(model: nn.Module, member: nn.Module, inputs: tuple[Any, ...]) -> Result:
+    """Load the member's state into another, then export it; both must compute the same."""
+    with torch.no_grad():
+        own = outputs(member, inputs)
+        other = copy.deepcopy(member)
+        for tensor in [*other.parameters(), *other.buffers()]:
+            if tensor.is_floating_point():
+                tensor.zero_()
+        other.load_state_dict(member.state_dict())
+        for name, buffer in other.named_buffers():
+            if name not in other.state_dict():
+                buffer.copy_(member.get_buffer(name))
+        _demand("outputs after state_dict", distance(own, outputs(other, inputs)))
+        try:
+            exported = torch.export.export(member, inputs).module()
+        except Exception as error:
+            return {"export": _blame(model, inputs, error)}
+        _demand("outputs after export", distance(own, outputs(exported, inputs)))
+    return {"export": "equal"}
+
+
+def _blame(model: nn.Module, inputs: tuple[Any, ...], error: Exception) -> str:
+    """Raise where the original exports; else say that it does not either."""
+    try:
+        torch.export.export(model, inputs)
+    except Exception:
+        return "the original does not export"
+    raise Wrong(f"export fails: {type(error).__name__}: {_first_line(error)}")
+
+
+def timed(model: nn.Module, inputs: tuple[Any, ...]) -> Result:
+    """Return both libraries' times, the better of two turns, and whether the peer's is usable."""
+    ours, theirs = [], []
+    usable: bool | str = True
+    model = model.eval()
+    for _ in range(2):
+        _timed(lambda: manynet.elastic(model, inputs), ours)
+        usable = _timed(lambda: prune(model, inputs), theirs)
+    return {
+        "seconds": min(ours),
+        "torch-pruning": {"usable": usable, "seconds": min(theirs)},
+    }
+
+
+def _timed(run: Callable[[], Any], seconds: list[float]) -> bool | str:
+    start = time.perf_counter()
+    try:
+        outcome: bool | str = bool(run())
+    except Exception as error:  # the peer's failure is the result
+        outcome = f"{type(error).__name__}: {_first_line(error)[:80]}"
+    seconds.append(time.perf_counter() - start)
+    return outcome

@@ -1,0 +1,102 @@
+"""Which models become correct families: torchvision, timm, transformers, graph networks and more.
+
+`python benchmarks/coverage.py [GROUP or NAME …]` checks every model in a process of its own, adds
+each result to `benchmarks/results/coverage.json` as it comes, and writes
+`docs/results/coverage.md` from it. It goes on where it was stopped: of a group it checks what is
+missing or failed, and a model named alone always. `--again` checks everything anew, `--page` only
+writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import _measure
+from _coverage_models import GROUPS, cases
+from _coverage_page import write_page
+
+RESULTS = Path(__file__).parent / "results" / "coverage.json"
+TIMEOUT_S = 900
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", metavar="GROUP or NAME")
+    parser.add_argument("--again", action="store_true", help="check what has a result too")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--one", nargs=2, metavar=("GROUP", "NAME"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(_check(*args.one)))
+        return
+    if not args.page:
+        for group, name in _chosen(args.what, again=args.again):
+            result = _in_a_process(group, name)
+            _keep(group, name, result)
+            print(f"{group:<27}{name:<36}{result['reason'] or 'correct'}", flush=True)
+    write_page(_results())
+
+
+def _check(group: str, name: str) -> dict[str, Any]:
+    from _coverage_checks import check
+
+    _measure.prepare()
+    return check(cases(group)[name])
+
+
+def _chosen(what: list[str], *, again: bool) -> list[tuple[str, str]]:
+    """Return the models to check: all of those named, and of groups what has no good result."""
+    results = _results()
+    everything = {group: list(cases(group)) for group in GROUPS}
+    unknown = set(what) - set(everything) - {n for names in everything.values() for n in names}
+    if unknown:
+        raise SystemExit(
+            f"no group or model {', '.join(sorted(unknown))}; groups: {', '.join(GROUPS)}"
+        )
+    return [
+        (group, name)
+        for group, names in everything.items()
+        for name in names
+        if name in what
+        or (
+            (not what or group in what)
+            and (again or results.get(group, {}).get(name, {}).get("reason", "missing"))
+        )
+    ]
+
+
+def _in_a_process(group: str, name: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", group, name]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"reason": f"took more than {TIMEOUT_S} s"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return {"reason": last[:200]}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"reason": "", **result}
+
+
+def _results() -> dict[str, dict[str, Any]]:
+    if not RESULTS.is_file():
+        return {}
+    results: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["results"]
+    return results
+
+
+def _keep(group: str, name: str, result: dict[str, Any]) -> None:
+    results = _results()
+    results.setdefault(group, {})[name] = result
+    _measure.write("coverage", results)
+
+
+if __name__ == "__main__":
+    main()
