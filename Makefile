@@ -7,7 +7,7 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format docs cli-page serve bench clean
+.PHONY: help demo test test-all check format docs cli-page serve prove bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -51,6 +51,10 @@ cli-page: $(READY) ## renew the page of the command line from its own help
 
 serve: $(READY) ## show the documentation on this machine, renewed at each change
 	@$(BIN)/mkdocs serve
+
+prove: $(READY) ## run the proof of every system that is built; goes on where it was stopped
+	@for name in $$($(BIN)/python -c 'from manynet.systems import built; print(*(s.name for s in built().values()))'); do \
+	  $(ONE_THREAD) $(BIN)/manynet reproduce $$name --out docs/results || exit 1; done
 
 $(READY)-bench: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'

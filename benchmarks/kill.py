@@ -47,6 +47,8 @@ LANDMARKS = {
 }
 """What a run is busy with once a file is there."""
 CLOCK = {"latency_ms", "created", "seconds"}
+KILLS_A_RUN = 3
+"""So that every stage is met: a run that is killed again and again stays in its training."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,8 @@ def main(count: int = 20, seed: int = 0) -> None:
         print(f"{'run':>4} {'after s':>8} {'doing':<10} {'whole':>6} damaged files", flush=True)
         while len(kills) < count:
             here = folder / f"run-{len(runs) + 1}"
-            kills += disturbed(
-                len(runs) + 1, here, config, rng, most=count - len(kills), seconds=seconds
-            )
+            most = min(KILLS_A_RUN, count - len(kills))
+            kills += disturbed(len(runs) + 1, here, config, rng, most=most, seconds=seconds)
             found = essence(here)
             runs.append({part: found[part] == wanted[part] for part in wanted})
             print(f"  run {len(runs)} ended: {runs[-1]}", flush=True)

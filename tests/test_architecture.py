@@ -29,6 +29,7 @@ GROUND = {"errors", "data", "_files", "_inputs", "_version"}
 # Private files at the root that belong to a room.
 PARTS = {
     "_blueprint": "family",
+    "_catalog_terminal": "cli",
     "_doctor": "cli",
     "_family_file": "family",
     "_guard": "family",

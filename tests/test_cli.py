@@ -17,7 +17,10 @@ from manynet import cli
 from manynet.errors import StorageError
 
 stages = importlib.import_module("manynet.run._run")
-VERBS = ("run", "train", "search", "extract", "export", "report", "doctor")
+VERBS = (
+    *("run", "train", "search", "extract", "export", "report"),
+    *("systems", "reproduce", "doctor"),
+)
 Run = Callable[..., tuple[int, str, str]]
 
 FILE = """

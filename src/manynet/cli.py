@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -272,6 +273,66 @@ def report(
 
 
 @app.command()
+def systems(as_json: Json = False, debug: Debug = False) -> None:
+    """List the published systems: what each claims, and what was measured here."""
+    from manynet._catalog_terminal import listing, print_listing
+    from manynet.systems import results_folder
+
+    entries = listing(results_folder())
+    _print(entries, as_json, False, lambda: print_listing(entries))
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A system's name or number.", show_default=False)
+    ],
+    *,
+    seeds: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Seeds, separated by commas.")
+    ] = "0,1,2",
+    share: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Share of the full size; all arms are thinned alike."),
+    ] = 1.0,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the result and finished arms go.")
+    ] = Path("results"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the proof of a published system: the method against its baseline at equal cost.
+
+    Stopped at any moment, the same command goes on with the arms that are missing.
+    """
+    from manynet._catalog_terminal import print_result, telling
+    from manynet.systems import Proof, find
+    from manynet.systems import reproduce as prove
+
+    system = find(name)
+    silent = quiet or as_json
+    proof = Proof(
+        seeds=_numbers(seeds),
+        budget=share,
+        folder=out / "arms" / system.name,
+        tell=None if silent else telling,
+    )
+    with _interruptible(f"manynet reproduce {name} --out {out}"):
+        result = prove(system, proof, out)
+    shown = {**asdict(result), "verdict": result.verdict}
+    path = out / result.file_name
+    _print(shown, as_json, quiet, lambda: print_result(system, result, path))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {text!r} should be numbers such as 0,1,2") from None
+
+
+@app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Show what is installed, and what is missing."""
     from manynet._doctor import examine, print_findings
@@ -333,6 +394,15 @@ def _resolved(config: Path | None, out: Path | None, options: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def _resumable(verb: str, folder: Path) -> Iterator[None]:
+    """Say how to go on with a run after an interrupt."""
+    from manynet.run import is_run
+
+    with _interruptible(lambda: f"manynet {verb} {folder}" if is_run(folder) else ""):
+        yield
+
+
+@contextlib.contextmanager
+def _interruptible(command: str | Callable[[], str]) -> Iterator[None]:
     """Say how to go on after an interrupt; a polite kill is one too."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -342,9 +412,8 @@ def _resumable(verb: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        from manynet.run import is_run
-
-        kept = f"go on with: manynet {verb} {folder}" if is_run(folder) else "nothing was written"
+        again = command if isinstance(command, str) else command()
+        kept = f"go on with: {again}" if again else "nothing was written"
         raise Interrupted(f"interrupted; {kept}") from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,113 @@
+"""The published systems in a terminal: their list, and a proof while it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.table import Table
+
+from manynet.errors import StorageError
+from manynet.systems import CATALOG, Measured, Result, System, built, read_result
+
+__all__ = ["listing", "print_listing", "print_result", "telling"]
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    """Return what is known of every system, its measured figures from `folder` included."""
+    return [_entry(number, built().get(number), folder) for number in CATALOG]
+
+
+def _entry(number: int, system: System | None, folder: Path) -> dict[str, Any]:
+    name, paper = CATALOG[number]
+    entry: dict[str, Any] = {"number": number, "name": name, "paper": paper, "built": False}
+    if system is None:
+        return entry
+    entry |= {"built": True, "year": system.year, "claim": system.claim}
+    try:
+        result = read_result(folder / f"{number:02}-{name}.json")
+    except StorageError:
+        return entry
+    return entry | {
+        "metric": result.metric,
+        "ours": result.mean(result.ours),
+        "baseline": result.mean(result.baseline),
+        "difference": result.difference,
+        "margin": result.margin,
+        "seeds": len(result.arms[result.ours]),
+        "verdict": result.verdict,
+    }
+
+
+def print_listing(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Print the systems as a table; those that are not built stand in one line below."""
+    table = Table(box=None, pad_edge=False)
+    for word in ("", "system", "measured", "baseline", "difference", "verdict", "claim"):
+        right = word in {"", "measured", "baseline", "difference"}
+        table.add_column(word, justify="right" if right else "left", header_style="dim")
+    for entry in entries:
+        if entry["built"]:
+            table.add_row(f"{entry['number']:02}", entry["name"], *_figures(entry), entry["claim"])
+    console = Console(highlight=False)
+    ready = [entry for entry in entries if entry["built"]]
+    if ready:
+        console.print(table)
+        console.print("Prove one with: manynet reproduce NAME", style="dim")
+    missing = [f"{e['number']:02} {e['name']}" for e in entries if not e["built"]]
+    if missing:
+        console.print(f"Not built yet ({len(missing)}):", style="dim")
+        console.print(Columns(missing, equal=True))
+
+
+def _figures(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    if "verdict" not in entry:
+        return "", "", "", "not measured"
+    return (
+        f"{entry['ours']:.4g}",
+        f"{entry['baseline']:.4g}",
+        f"{entry['difference']:+.3g}",
+        f"{entry['verdict']} (margin {entry['margin']:+g})",
+    )
+
+
+def print_result(system: System, result: Result, path: Path) -> None:
+    """Print claim, arms and verdict."""
+    console = Console(highlight=False)
+    console.print(f"{system.number:02} {system.name}: {system.paper}", style="bold")
+    console.print(f"Claim: {result.claim}")
+    table = Table(title=result.metric, title_justify="left", box=None, pad_edge=False)
+    for word in ("arm", "mean", "spread", "samples", "seconds"):
+        table.add_column(word, justify="left" if word == "arm" else "right", header_style="dim")
+    for arm, records in result.arms.items():
+        table.add_row(
+            f"{arm}{' (ours)' if arm == result.ours else ''}"
+            f"{' (baseline)' if arm == result.baseline else ''}",
+            f"{result.mean(arm):.4g}",
+            f"{result.spread(arm):.2g}",
+            f"{records[0].samples_seen:,}",
+            f"{sum(record.seconds for record in records):,.0f}",
+        )
+    console.print(table)
+    thinned = "" if result.budget == 1 else f", at {result.budget:g} of the full size"
+    console.print(
+        f"The claim {result.verdict}: {result.difference:+.3g} against a margin of "
+        f"{result.margin:+g} over {len(result.arms[result.ours])} seeds{thinned}.",
+        style="bold",
+    )
+    console.print(f"Written to {path}", style="dim", soft_wrap=True)
+
+
+def telling(arm: str, seed: int, measured: Measured | None) -> None:
+    """Tell of an arm that begins or ends."""
+    if measured is None:
+        print(f"{arm}, seed {seed} ...", file=sys.stderr, flush=True)
+    else:
+        print(
+            f"{arm}, seed {seed}: {measured.value:.4g} ({measured.seconds:,.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
