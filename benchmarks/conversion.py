@@ -3,15 +3,22 @@
 `python benchmarks/conversion.py [NAME …]` writes `benchmarks/results/conversion.json`. The three
 take turns on the same model, on one thread; ratios are medians of the rounds. Torch-Pruning
 (`pip install torch-pruning`) builds its dependency graph and removes half of every group; it
-counts as usable if the pruned model runs and has at most 60 % of the parameters.
+counts as usable if the pruned model runs, has at most 60 % of the parameters, and is there within
+two minutes. Each model is stored as soon as it is measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
+import signal
 import statistics
 import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
 
 import torch
 import torchvision
@@ -58,7 +65,8 @@ def usable(model: nn.Module, x: torch.Tensor) -> bool | str:
 def main() -> None:
     _measure.prepare()
     warnings.simplefilter("ignore")
-    results: dict[str, dict[str, object]] = {}
+    path = Path(__file__).parent / "results" / "conversion.json"
+    results = json.loads(path.read_text())["results"] if path.exists() else {}
     for name in sys.argv[1:] or MODELS:
         options = {"image_size": 64} if name == "vit_b_32" else {}
         model = torchvision.models.get_model(name, **options).eval()
@@ -78,10 +86,10 @@ def main() -> None:
             )  # fmt: skip
         results[name] = {"manynet": own, "torch-pruning": theirs, "torch-pruning usable": peer}
         print(f"{name:<20} {own}   torch-pruning: {theirs or peer}", flush=True)
-    medians = [row["manynet"].median for row in results.values()]
-    print(f"R6 median over {len(medians)} models: {statistics.median(medians):.3f}")
-    if not sys.argv[1:]:
         _measure.write("conversion", results)
+    rows = json.loads(path.read_text())["results"].values()
+    medians = [row["manynet"]["median"] for row in rows]
+    print(f"R6 median over {len(medians)} models: {statistics.median(medians):.3f}")
 
 
 if __name__ == "__main__":

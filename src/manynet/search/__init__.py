@@ -6,6 +6,7 @@ from manynet.search._judge import Quality as Quality
 from manynet.search._loop import Progress as Progress
 from manynet.search._loop import search as search
 from manynet.search._named import make_strategy as make_strategy
+from manynet.search.coarse_to_fine import CoarseToFine as CoarseToFine
 from manynet.search.front import Front as Front
 from manynet.search.front import Record as Record
 from manynet.search.metrics import Metric as Metric
@@ -23,6 +24,7 @@ from manynet.search.strategies import StrategyFactory as StrategyFactory
 
 __all__ = [
     "NSGA2",
+    "CoarseToFine",
     "CostLike",
     "Entry",
     "Evaluation",

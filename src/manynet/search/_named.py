@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from manynet.errors import InputError, did_you_mean
+from manynet.search.coarse_to_fine import CoarseToFine
 from manynet.search.nsga2 import NSGA2
 from manynet.search.random_ import Exhaustive, Random
 from manynet.search.strategies import Strategy, StrategyFactory
@@ -13,6 +14,7 @@ from manynet.space import Space
 __all__ = ["STRATEGIES", "make_strategy"]
 
 STRATEGIES: Mapping[str, StrategyFactory] = {
+    "coarse_to_fine": CoarseToFine,
     "exhaustive": Exhaustive,
     "nsga2": NSGA2,
     "random": Random,
