@@ -55,9 +55,25 @@ def prune(model: nn.Module, inputs: tuple[object, ...]) -> bool:
     return sum(p.numel() for p in model.parameters()) <= 0.6 * whole
 
 
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise `TimeoutError` after so many seconds."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done after {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
 def usable(model: nn.Module, x: torch.Tensor) -> bool | str:
     try:
-        return prune(model, (x,))
+        with limited(120):
+            return prune(model, (x,))
     except Exception as error:  # the peer's failure is the result
         return f"{type(error).__name__}: {str(error)[:80]}"
 
