@@ -27,6 +27,10 @@ Result = dict[str, Any]
 class Wrong(Exception):
     """A check that a model fails; the message is the reason that the table gives."""
 
+    def __init__(self, reason: str, difference: float = float("inf")) -> None:
+        super().__init__(reason)
+        self.difference = difference
+
 
 def check(case: Case) -> Result:
     """Return what became of one model, `reason` empty where everything holds."""
@@ -58,7 +62,7 @@ def check(case: Case) -> Result:
 
 
 def _is_rounding(error: Wrong) -> bool:
-    return bool(error.args[1:]) and error.args[1] < 1e-2
+    return error.difference < 1e-2
 
 
 def _doubled(tensor: Tensor) -> Tensor:

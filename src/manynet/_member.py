@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from manynet.bindings.leaf import Leaf, Touched
 
-__all__ = ["Member"]
+__all__ = ["Member", "caches_tensors"]
 
 Buffers = list[tuple[nn.Module, str, Tensor]]
 
@@ -27,7 +27,7 @@ class Member:
     def __init__(
         self,
         module: nn.Module,
-        parts: Iterable[nn.Module],
+        parts: Collection[nn.Module],
         leaves: Sequence[Leaf],
         touched: Touched,
     ) -> None:
@@ -44,6 +44,50 @@ class Member:
         ]
         if self.fresh is not None:
             module.register_forward_pre_hook(self.fresh)
+        forget = Forget(parts)
+        if forget.places:
+            module.register_forward_pre_hook(forget)
+
+
+class Forget:
+    """Empties what forward passes have cached in dictionaries: the weights may have changed since.
+
+    It is the forward pre-hook of a member whose modules hold empty dictionaries. Those that later
+    hold tensors are caches, of a table of biases for example.
+    """
+
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
+        self.places = [
+            (part, name)
+            for part in parts
+            for name, value in vars(part).items()
+            if type(value) is dict and not value and name not in _OWN
+        ]
+
+    def __call__(self, module: nn.Module, inputs: object) -> None:
+        if not torch.compiler.is_compiling():
+            for part, name in self.places:
+                if caches_tensors(part.__dict__.get(name)):
+                    part.__dict__[name] = {}
+
+    def __deepcopy__(self, memo: object) -> _Unbound:
+        return _Unbound()
+
+    def __reduce__(self) -> tuple[type[_Unbound], tuple[()]]:
+        return _Unbound, ()
+
+
+_OWN = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+
+
+def caches_tensors(value: object) -> bool:
+    """Whether an attribute of a module is a plain dictionary of tensors only, and not empty."""
+    return (
+        type(value) is dict
+        and bool(value)
+        and all(isinstance(item, Tensor) for item in value.values())
+    )
 
 
 class Freshness:

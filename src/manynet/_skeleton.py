@@ -7,13 +7,14 @@ then copies what may change and shares what cannot.
 from __future__ import annotations
 
 import copy
+import inspect
 import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 __all__ = ["Skeleton"]
 
@@ -42,9 +43,11 @@ class Skeleton:
 
     Args:
         model: the tree; its own tensors are not copied and not changed.
+        caches: paths and attributes of dictionaries that copies get empty.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, caches: Collection[tuple[str, str]] = ()) -> None:
+        self._caches = frozenset(caches)
         self.names = _names_of_tensors(model)
         self._paths = {id(module): path for path, module in model.named_modules()}
         self.nodes = {path: self._look(path, module) for path, module in model.named_modules()}
@@ -59,6 +62,8 @@ class Skeleton:
                     node.buffers = [(name, self.names.get(id(t))) for name, t in value.items()]
                 case "_modules":
                     node.children = [(name, self._paths.get(id(m))) for name, m in value.items()]
+                case _ if (path, key) in self._caches:
+                    node.containers.append((key, _empty))
                 case _ if _is_atom(value):
                     node.atoms[key] = value
                 case _ if _is_flat(value):
@@ -79,7 +84,7 @@ class Skeleton:
         Args:
             tensors: what to put in the place of each parameter and buffer, by its first name.
             dropped: paths of modules to leave out. A `Sequential` closes the gap; anywhere else an
-                `Identity` takes the place.
+                `Identity` takes the place, or a graph that returns its first argument of several.
             training: the mode of every module; the tree's own where None.
         """
         build = _Build(self, tensors, frozenset(dropped), training)
@@ -136,7 +141,7 @@ class _Build:
             elif child not in self.dropped:
                 children[name] = self.module(child)
             elif not closes_gaps(node.module):
-                children[name] = nn.Identity()
+                children[name] = _stand_in(self.nodes[child].module)
         if len(children) < len(node.children) and all(name.isdigit() for name in children):
             return {str(number): child for number, child in enumerate(children.values())}
         return children
@@ -152,6 +157,22 @@ class _Build:
 def closes_gaps(container: nn.Module) -> bool:
     """Whether a child of `container` can simply be absent: it runs whatever children it has."""
     return type(container).forward is nn.Sequential.forward
+
+
+def _stand_in(block: nn.Module) -> nn.Module:
+    """Return a module of PyTorch's own that takes what `block` takes and returns the first of it."""
+    if len(inspect.signature(block.forward).parameters) == 1:
+        return nn.Identity()
+    graph = fx.Graph()
+    first = graph.placeholder("input")
+    graph.placeholder("*args")
+    graph.placeholder("**kwargs")
+    graph.output(first)
+    return fx.GraphModule({}, graph, "Skipped")
+
+
+def _empty(_: object) -> dict[Any, Any]:
+    return {}
 
 
 def _names_of_tensors(model: nn.Module) -> dict[int, str]:

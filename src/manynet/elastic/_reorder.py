@@ -27,7 +27,9 @@ def reorder(model: nn.Module, trace: Trace, orders: Mapping[Axis, Order]) -> nn.
         trace: its trace.
         orders: the old position of every new one, for each axis that is to change.
     """
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = {
+        id(vars(model.get_submodule(path))[name]): {} for path, name in trace.caches
+    }
     named = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -56,18 +56,24 @@ class Run:
     outputs: object = None
 
 
-def watch(model: nn.Module, inputs: object, device: torch.device) -> Run:
+def watch(
+    model: nn.Module,
+    inputs: object,
+    device: torch.device,
+    caches: Iterable[tuple[str, str]] = (),
+) -> Run:
     """Run a copy of `model` once and return what was found; `model` is not touched.
 
     Args:
         model: any module.
         inputs: a tuple of positional arguments, or a mapping of keyword arguments.
         device: `meta` to run on shapes alone, else the model's device, to run on its weights.
+        caches: paths and attributes of dictionaries that the copy gets empty.
 
     Raises:
         TraceError: the model cannot be copied or raises; the cause is the original error.
     """
-    twin = _copy(model, device)
+    twin = _copy(model, device, caches)
     record = Record()
     run = Run(twin, device, record, Origins(record), {}, [])
     _source_integers(run)
@@ -105,9 +111,9 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
             yield from _tensors(getattr(value, field.name))
 
 
-def _copy(model: nn.Module, device: torch.device) -> nn.Module:
+def _copy(model: nn.Module, device: torch.device, caches: Iterable[tuple[str, str]]) -> nn.Module:
     """Return a copy in eval mode: on the meta device, or with the model's own weights."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(vars(model.get_submodule(path))[name]): {} for path, name in caches}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in memo:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from manynet._member import caches_tensors
 from manynet.bindings.axes import Axis, Dim
 from manynet.elastic._origins import Attribute
 from manynet.elastic._resolve import Resolver
@@ -67,6 +68,7 @@ class Trace:
         calls: how often each module was called.
         fallback: why the model could not run on shapes alone, so that what it does may depend on
             the values of the example inputs; None where it could.
+        caches: paths and attributes of dictionaries of tensors that the model fills by itself.
     """
 
     tensors: Mapping[str, tuple[Dim, ...]]
@@ -78,6 +80,7 @@ class Trace:
     outputs: object
     calls: Mapping[str, int]
     fallback: str | None
+    caches: tuple[tuple[str, str], ...] = ()
 
 
 def trace_model(
@@ -100,15 +103,38 @@ def trace_model(
         >>> [(axis.name, axis.size) for axis in trace.axes]
         [('0.width', 8)]
     """
+    caches = _caches(model)
+    try:
+        return _traced(model, example_inputs, caches)
+    except TraceError:
+        if not caches:
+            raise
+        return _traced(model, example_inputs, ())  # what looked like caches is needed
+
+
+def _caches(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (path, name)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if caches_tensors(value) and name not in ("_parameters", "_buffers")
+    )
+
+
+def _traced(
+    model: nn.Module,
+    example_inputs: tuple[object, ...] | Mapping[str, object],
+    caches: tuple[tuple[str, str], ...],
+) -> Trace:
     fallback = None
     try:
-        run = watch(model, example_inputs, torch.device("meta"))
+        run = watch(model, example_inputs, torch.device("meta"), caches)
     except TraceError as error:
         if error.__cause__ is None:
             raise
         fallback = describe_failure(error.__cause__)
-        run = watch(model, example_inputs, _device_of(model))
-    return _resolve(model, run, fallback)
+        run = watch(model, example_inputs, _device_of(model), caches)
+    return _resolve(model, run, fallback, caches)
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -116,7 +142,9 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def _resolve(model: nn.Module, run: Run, fallback: str | None) -> Trace:
+def _resolve(
+    model: nn.Module, run: Run, fallback: str | None, caches: tuple[tuple[str, str], ...]
+) -> Trace:
     resolver = Resolver(run)
     tensors = {
         name: tuple(map(resolver.dim, run.record.dims(tensor)))
@@ -132,4 +160,5 @@ def _resolve(model: nn.Module, run: Run, fallback: str | None) -> Trace:
         outputs=run.outputs,
         calls=dict(run.calls),
         fallback=fallback,
+        caches=caches,
     )

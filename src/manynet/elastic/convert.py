@@ -158,7 +158,7 @@ def _ordered(
     with torch.no_grad():
         for name, tensor in values.items():
             moved[name] = _reordered(tensor, trace.tensors[name], order)
-    shared, _ = Skeleton(model).build(moved)
+    shared, _ = Skeleton(model, trace.caches).build(moved)
     return shared
 
 
