@@ -160,7 +160,7 @@ def closes_gaps(container: nn.Module) -> bool:
 
 
 def _stand_in(block: nn.Module) -> nn.Module:
-    """Return a module of PyTorch's own that takes what `block` takes and returns the first of it."""
+    """Return a module of PyTorch's own that takes what `block` takes, and returns the first."""
     if len(inspect.signature(block.forward).parameters) == 1:
         return nn.Identity()
     graph = fx.Graph()

@@ -1,4 +1,4 @@
-"""Dictionaries in which forward passes cache tensors: no family and no member may keep stale ones."""
+"""Dictionaries in which forward passes cache tensors: no member may keep stale ones."""
 
 from __future__ import annotations
 

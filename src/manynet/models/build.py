@@ -22,8 +22,8 @@ def build(name: str, **options: Any) -> nn.Module:
     """Return a new network, without trained weights unless the options ask for them.
 
     Args:
-        name: `manynet:small_cnn`, `torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`; options
-            may follow, as in `torchvision:resnet18?num_classes=10`.
+        name: `manynet:small_cnn`, `manynet:mobile_cnn`, `torchvision:NAME`, `timm:NAME` or
+            `FILE.py:FUNCTION`; options may follow, as in `torchvision:resnet18?num_classes=10`.
         **options: passed to the network's own constructor; they override those in the name.
 
     Raises:
