@@ -102,7 +102,7 @@ class Resolver:
 
     def _new_factor(self, node: Node) -> Axis | Concat:
         if is_frozen((node,)):
-            reason = next(leaf.reason for leaf in leaves((node,)))
+            reason = next((leaf.reason for leaf in leaves((node,))), "single positions")
             return Axis(f"frozen.{len(self._factors)}", node.size, reason)
         if node.parts is not None:
             return Concat(tuple(map(self.dim, node.parts)))
