@@ -1,0 +1,147 @@
+"""Writes `docs/results/speed.md` from the stored results: `python benchmarks/speed_page.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = RESULTS.parents[1] / "docs" / "results" / "speed.md"
+HEAD = """# Speed
+
+<!-- Written by benchmarks/speed_page.py from benchmarks/results. -->
+
+Ratios of times, taken side by side in one process on one thread: each round runs A B B A, and the
+median of 11 rounds stands here with its quartiles. Both sides hold the same weights, and their
+outputs are compared first. Absolute times depend on the machine and are not quoted. `make bench`
+measures all of it again.
+"""
+Rows = Mapping[str, Any]
+
+
+def stored(name: str) -> Rows:
+    path = RESULTS / f"{name}.json"
+    found: Rows = json.loads(path.read_text())["results"] if path.is_file() else {}
+    return found
+
+
+def text(value: Any) -> str:
+    """Return a ratio with its quartiles, or a plain number."""
+    if isinstance(value, Mapping):
+        low, high = value["lower"], value["upper"]
+        return f"{number(value['median'])} ({number(low)} to {number(high)})"
+    return f"{value:.4f}"
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.5f}"
+
+
+def middle(value: Any) -> float:
+    return float(value["median"] if isinstance(value, Mapping) else value)
+
+
+def section(title: str, words: str, bar: float, rows: Rows) -> Iterator[str]:
+    """Yield a heading, what is measured, and a table that says which rows keep the limit."""
+    if not rows:
+        return
+    kept = sum(middle(value) <= bar for value in rows.values())
+    yield f"\n## {title}\n\n{words} The limit is {bar:g}; {kept} of {len(rows)} keep it.\n"
+    yield "| | ratio | |\n|---|---|---|"
+    for name, value in rows.items():
+        yield f"| {name} | {text(value)} | {'' if middle(value) <= bar else 'above'} |"
+
+
+def forward(rows: Rows) -> Iterator[str]:
+    """Yield the three tables of a member against the same extracted."""
+    by = {
+        "forward, batch 8": (1.03, "batch 8 forward"),
+        "forward, batch 1": (1.08, "batch 1 forward"),
+        "forward and backward": (1.10, "forward and backward"),
+    }
+    for title, (bar, ending) in by.items():
+        chosen = {
+            name.removesuffix(" forward").removesuffix(" forward and backward"): value
+            for name, value in rows.items()
+            if name.endswith(ending)
+        }
+        words = "A member in its family against the same arch extracted."
+        yield from section(f"Member: {title}", words, bar, chosen)
+
+
+def lines() -> Iterator[str]:
+    """Yield the page."""
+    speed = stored("speed")
+    yield HEAD
+    yield from forward(speed.get("R1", {}))
+    switch = {k: v for k, v in speed.get("R2", {}).items() if isinstance(v, Mapping)}
+    words = (
+        "`family.at` of an arch seen before, against one forward of the smallest member, batch 1."
+    )
+    yield from section("Switching members", words, 0.001, switch)
+    for name, value in speed.get("R2", {}).items():
+        if not isinstance(value, Mapping):
+            yield f"\nUnder `torch.compile`, {name}: {value}."
+    words = "`family.extract` against a deep copy of the extracted member."
+    yield from section("Extracting", words, 1.0, speed.get("R3", {}))
+    words = "The family's files with n named members against the weights of its largest member."
+    yield from section("Files", words, 1.01, speed.get("R4", {}))
+    words = "A sandwich step against the sum of its four members' own steps; peak memory against "
+    yield from section("Training step", words + "the largest alone.", 1.08, speed.get("R5", {}))
+    words = "Recalibrating batch-norm over 8 batches against 8 plain forwards."
+    yield from section("Calibrating", words, 1.10, speed.get("R7", {}))
+    if "import" in speed:
+        words = "The names of the main job, all rooms behind them loaded, against `import torch`."
+        yield from section("Import", words, 1.05, {"import": speed["import"]})
+    yield from conversion()
+    yield from peers(stored("peers"))
+    kills = stored("kill")
+    if kills:
+        runs = kills["runs_equal_to_the_undisturbed"]
+        equal = sum(all(run.values()) for run in runs)
+        damaged = sum(len(kill["damaged"]) for kill in kills["kills"])
+        yield (
+            f"\n## Killed runs\n\n`python benchmarks/kill.py`: {len(kills['kills'])} times "
+            f"`kill -9` at random moments of {len(runs)} runs. Runs that ended with the front, "
+            f"weights, evaluations and members of an undisturbed one: {equal} of {len(runs)}. "
+            f"Damaged files: {damaged}."
+        )
+
+
+def peers(rows: Rows) -> Iterator[str]:
+    """Yield the table of what Once-for-All and manynet take for the same."""
+    pairs = [name.removeprefix("ofa ") for name in rows if name.startswith("ofa ")]
+    if pairs:
+        yield (
+            "\n## Against Once-for-All\n\nOnce-for-All's MobileNetV3, and the family that manynet "
+            "makes of its largest network, each against its own extracted members.\n"
+        )
+        yield "| | Once-for-All | manynet |\n|---|---|---|"
+        for name in pairs:
+            yield f"| {name} | {text(rows[f'ofa {name}'])} | {text(rows[f'manynet {name}'])} |"
+
+
+def conversion() -> Iterator[str]:
+    """Yield the table of the conversion, with the peer's figures."""
+    rows = stored("conversion")
+    if not rows:
+        return
+    found = sorted(middle(row["manynet"]) for row in rows.values())
+    yield (
+        "\n## Conversion\n\n`mn.elastic`, all included, against `torch.export.export` of the same "
+        "model; beside it Torch-Pruning's graph and halving, where the result runs. The median of "
+        f"{len(found)} models is {found[len(found) // 2]:.3g}; the limit is 0.35. AlexNet and VGG "
+        "hold hundreds of MB in few layers: there the copy of the weights is all of it.\n"
+    )
+    yield "| | manynet | Torch-Pruning |\n|---|---|---|"
+    for name, row in rows.items():
+        theirs = row["torch-pruning"]
+        peer = text(theirs) if theirs else f"not usable ({row['torch-pruning usable']})"
+        yield f"| {name} | {text(row['manynet'])} | {peer.replace('|', ' ')} |"
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text("\n".join(lines()) + "\n", encoding="utf-8")
