@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from families import conv_family, copied, images, mlp_family, rows
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import StochasticDepth
 
 from manynet.data import Batch
+from manynet.elastic import elastic
 from manynet.errors import InputError
-from manynet.train import Distill, Sandwich, Task, Uniform, accumulate
+from manynet.train import Distill, Sandwich, Task, Uniform, accumulate, train
 from manynet.train.step import detached
 
 
@@ -44,6 +46,39 @@ def test_a_step_leaves_the_sum_of_its_members_gradients(objective: Distill) -> N
                 so_far.add_(parameter.grad)
     for ours, wanted in zip(together, total, strict=True):
         assert torch.allclose(ours, wanted, atol=1e-6)
+
+
+class Both(nn.Module):
+    """Dropout of units and of blocks, before nothing that could hide them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 16)
+        self.units = nn.Dropout(0.5)
+        self.block = StochasticDepth(0.5, "row")
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.inner(x))
+        return self.head(x + self.block(self.units(x)))  # type: ignore[no-any-return]
+
+
+def test_dropout_can_be_the_largest_members_alone() -> None:
+    torch.manual_seed(0)
+    family = elastic(Both(), torch.zeros(2, 6), width=(0.5, 1.0)).train()
+    batch, archs = rows(24), [family.space.largest, family.space.smallest]
+    drawn = {
+        policy: torch.stack([accumulate(family, batch, archs, Task(), dropout=policy)
+                             for _ in range(4)]).std(0)
+        for policy in ("all", "largest")
+    }  # fmt: skip
+    assert (drawn["all"] > 0).all()
+    assert drawn["largest"][0] > 0
+    assert drawn["largest"][1] == 0
+    for arch in archs:
+        assert all(module.training for module in family.at(arch).modules())
+    with pytest.raises(InputError, match='use "all" or "largest"'):
+        train(family, batch, steps=1, dropout="smallest")  # type: ignore[arg-type]
 
 
 def test_a_plain_loop_of_the_users_gives_the_same_weights() -> None:

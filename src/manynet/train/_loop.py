@@ -48,7 +48,10 @@ def settings_of(
     """Return what must be the same for a resumed run to end as the uninterrupted one."""
     shapes = [(name, list(tensor.shape)) for name, tensor in run.family.state_dict().items()]
     space = json.dumps([run.family.space.to_json(), shapes], sort_keys=True)
-    names = ("optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "log_every")
+    names = (
+        *("optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "log_every"),
+        "dropout",
+    )
     return {
         **{name: _words(value) for name, value in zip(names, asked, strict=True)},
         "family": hashlib.sha256(space.encode()).hexdigest()[:12],

@@ -23,7 +23,7 @@ from manynet.train.log import Window
 from manynet.train.objectives import Objective
 from manynet.train.samplers import Sampler
 from manynet.train.schedules import Schedule
-from manynet.train.step import accumulate, largest_first
+from manynet.train.step import Dropout, accumulate, largest_first
 
 __all__ = ["Run"]
 
@@ -48,6 +48,7 @@ class Run:
     clip: float | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     ema: Ema | None = None
+    dropout: Dropout = "all"
     step: int = 0
     closed: bool = True
     whole: bool = True
@@ -83,6 +84,7 @@ class Run:
             self.objective,
             hardware=self.hardware,
             scale=self.scaler.scale if self.scaler else None,
+            dropout=self.dropout,
         ).to(torch.float32)
         self.hardware.average(self.family, losses)
         values: list[float] = losses.tolist()

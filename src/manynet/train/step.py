@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,10 @@ from manynet.space import Arch
 from manynet.train._hardware import Hardware
 from manynet.train.objectives import Objective
 
-__all__ = ["accumulate", "call", "detached"]
+__all__ = ["Dropout", "accumulate", "call", "detached"]
+
+Dropout = Literal["all", "largest"]
+"""Whose dropout and stochastic depth act: every member's, or the largest's alone."""
 
 
 def accumulate(
@@ -26,6 +31,7 @@ def accumulate(
     *,
     hardware: Hardware | None = None,
     scale: Callable[[Tensor], Tensor] | None = None,
+    dropout: Dropout = "all",
 ) -> Tensor:
     """Add the gradients of several members to the shared ones, and return their losses.
 
@@ -40,6 +46,8 @@ def accumulate(
         objective: the loss of each.
         hardware: whose precision to compute in; float32 where it is left out.
         scale: multiplies each loss before its backward pass, as a gradient scaler does.
+        dropout: `"largest"` spares the other members dropout and stochastic depth: they have too
+            few weights to overfit (BigNAS, arXiv 2003.11142, section 3.2).
 
     Returns:
         the losses in the order of `archs`, the largest first; shape `(members,)`, no graph.
@@ -61,8 +69,10 @@ def accumulate(
     losses = []
     for arch in largest_first(archs, family.space.largest):
         teaches = teacher is None and arch == family.space.largest
-        with hardware.autocast():
-            outputs = call(family.at(arch), batch[0])
+        member = family.at(arch)
+        spared = dropout == "largest" and arch != family.space.largest
+        with hardware.autocast(), _without_dropout(member, spared):
+            outputs = call(member, batch[0])
             loss = _judged(objective, outputs, batch, teacher, teaches)
         _check_loss(loss)
         (loss if scale is None else scale(loss)).backward()
@@ -71,6 +81,24 @@ def accumulate(
             teacher = detached(outputs)
         del outputs, loss
     return torch.stack(losses)
+
+
+@contextlib.contextmanager
+def _without_dropout(member: nn.Module, spared: bool) -> Iterator[None]:
+    """Let no unit and no block be dropped meanwhile; PyTorch's and other libraries' alike."""
+    found = [m for m in member.modules() if spared and m.training and _drops(m)]
+    for module in found:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in found:
+            module.training = True
+
+
+def _drops(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    return not module._modules and ("drop" in name or "stochasticdepth" in name)
 
 
 def largest_first(archs: Sequence[Arch], largest: Arch) -> list[Arch]:

@@ -20,6 +20,7 @@ from manynet.train.objectives import Distill, Objective
 from manynet.train.optimizers import MakeOptimizer, make_optimizer
 from manynet.train.samplers import Sampler, Sandwich
 from manynet.train.schedules import Schedule, schedule_of
+from manynet.train.step import Dropout
 
 __all__ = ["train"]
 
@@ -39,6 +40,7 @@ def train(
     schedule: str | Schedule = "cosine",
     clip: float | None = None,
     ema: float | None = None,
+    dropout: Dropout = "all",
     batch_size: int | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
@@ -76,6 +78,7 @@ def train(
         clip: the norm that all shared gradients together are clipped to.
         ema: decay of a moving average of the weights, for example 0.999; `validate` sees the
             average, and `log.ema.copy_to(family)` makes it the family's.
+        dropout: whose dropout and stochastic depth act: `"all"` members', or the `"largest"`'s.
         batch_size: samples a step over all processes; 128, or the loader's.
         augment: changes a batch's inputs, once for all members of the step.
         seed: decides every random number of the run.
@@ -114,6 +117,8 @@ def train(
         train_data, batch_size=batch_size, seed=seed, hardware=hardware, workers=workers
     )
     total = _total(epochs, steps, source.steps)
+    if dropout not in ("all", "largest"):
+        raise InputError(f'dropout={dropout!r} is unknown; use "all" or "largest"')
     _check_positive(clip=clip, checkpoint_every=checkpoint_every, log_every=log_every)
     family.to(hardware.device)
     run = Run(
@@ -127,8 +132,9 @@ def train(
         clip,
         augment,
         Ema(family, ema) if ema is not None else None,
+        dropout,
     )
-    asked = (optimizer, learning_rate, weight_decay, schedule, warmup, log_every)
+    asked = (optimizer, learning_rate, weight_decay, schedule, warmup, log_every, dropout)
     settings = settings_of(run, source, total, asked)
     files = Files(None if folder is None else Path(folder), checkpoint_every or source.steps)
     loop = Loop(run, source, total, files, settings, log_every, progress, validate)
