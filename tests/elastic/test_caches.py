@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import manynet
-from manynet.elastic._trace import trace_model
+from manynet.elastic._trace import Trace, trace_model
+
+Verify = Callable[..., Trace]
 
 
 class Cached(nn.Module):
@@ -53,6 +56,11 @@ def test_a_model_that_ran_hands_no_cache_to_its_members(grad: bool) -> None:
     assert torch.allclose(family.at(family.space.largest)(x), whole, atol=1e-6)
     assert family.at(family.space.smallest)(x).shape == (4, 2)
     assert trace_model(model, (x,)).caches == (("", "tables"),)
+
+
+def test_permuted_axes_change_nothing_though_the_model_ran(verify: Verify) -> None:
+    trace = verify(Cached(), (torch.randn(4, 3),))
+    assert trace.caches == (("", "tables"),)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from manynet.elastic._axes import freeze
+from manynet.elastic._axes import freeze, regroup
 from manynet.elastic._origins import Origins, SourcedInt, equate
 from manynet.elastic._rules_compute import recurrent, recurrent_shapes
 from manynet.elastic._rules_shape import wrap
@@ -191,6 +191,20 @@ def _is_sourced(item: object) -> bool:
     )
 
 
+def _convolution(
+    mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Any:
+    """Bind the number of groups to the leading factor of the weight's rows."""
+    groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)
+    if isinstance(groups, SourcedInt):
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        size = weight.shape[0] // int(groups)
+        factors = regroup([mode.record.dims(weight)[0]], [int(groups), size])
+        if factors is not None:
+            mode.origins.bind(groups, factors[0])
+    return result
+
+
 def _layer_norm(
     mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
 ) -> Any:
@@ -199,10 +213,15 @@ def _layer_norm(
     return result
 
 
+_CONVOLUTIONS = (
+    *("conv1d", "conv2d", "conv3d"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+)
 _HANDLERS: dict[str, Handler] = {
     "__get__": _get,
     "__getitem__": _getitem,
     "chunk": _chunk,
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
     "layer_norm": _layer_norm,
     "narrow": _narrow,
     "rms_norm": _layer_norm,

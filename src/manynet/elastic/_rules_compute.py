@@ -76,8 +76,7 @@ def _dot(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
 
 @rule("convolution", "_convolution")
 def _convolution(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
-    source, weight, bias = args[:3]
-    transposed, groups = args[6], args[8]
+    source, weight, bias, stride, padding, _, transposed, more, groups = args[:9]
     dims, kernel = record.dims(source), record.dims(weight)
     group = extent(groups)
     inner = extent(weight.shape[0] // groups)
@@ -91,12 +90,19 @@ def _convolution(record: Record, args: Args, kwargs: Kwargs, result: Any) -> Non
     if bias is not None:
         unify(record.dims(bias)[0], channels)
     _freeze_all(kernel[2:], "a kernel")
-    _freeze_all(dims[2:], "space")
-    record.put(result, [dims[0], channels, *_space(result)])
+    space = []
+    for axis, dim in enumerate(dims[2:]):
+        steps = (_at(stride, axis), _at(padding, axis), _at(more, axis))
+        if weight.shape[2 + axis] == 1 and steps == (1, 0, 0):
+            space.append(dim)  # position by position: any axis may stand there
+        else:
+            freeze(dim, "space")
+            space.append(extent(result.shape[2 + axis], "space"))
+    record.put(result, [dims[0], channels, *space])
 
 
-def _space(tensor: torch.Tensor) -> list[Extent]:
-    return [extent(size, "space") for size in tensor.shape[2:]]
+def _at(values: Sequence[int], axis: int) -> int:
+    return values[axis] if len(values) > 1 else values[0]
 
 
 def _freeze_all(dims: Iterable[Extent], reason: str) -> None:

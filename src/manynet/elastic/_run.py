@@ -45,6 +45,7 @@ class Run:
         calls: how often each module was called, in order of the first call.
         residual: the calls with a residual addition.
         outputs: the result, each tensor replaced by its shape.
+        untrained: why the copy does not run in training mode; None where it does, or was not tried.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Run:
     calls: dict[str, int]
     residual: list[Call]
     outputs: object = None
+    untrained: str | None = None
 
 
 def watch(
@@ -233,8 +235,9 @@ def _forward_in_training(run: Run, inputs: Any) -> None:
         module.training = bool(module._modules)
     try:
         _forward(run, inputs)
-    except TraceError:
+    except TraceError as error:
         run.record.frames.clear()
+        run.untrained = str(error)
     run.calls.clear()
     run.calls.update(calls)
     run.residual[:] = residual

@@ -25,6 +25,10 @@ from manynet.errors import TraceError
 __all__ = ["Attribute", "Block", "Frozen", "Trace", "trace_model"]
 
 
+Places = tuple[tuple[str, str], ...]
+"""Paths of modules, and names of attributes there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A module whose call a member can leave out: it adds its own input to its result.
@@ -68,7 +72,9 @@ class Trace:
         calls: how often each module was called.
         fallback: why the model could not run on shapes alone, so that what it does may depend on
             the values of the example inputs; None where it could.
-        caches: paths and attributes of dictionaries of tensors that the model fills by itself.
+        untrained: why the model does not run in training mode on these inputs, where some of its
+            parameters take part only there.
+        caches: paths and attributes of dictionaries that a forward pass fills with tensors.
     """
 
     tensors: Mapping[str, tuple[Dim, ...]]
@@ -80,7 +86,8 @@ class Trace:
     outputs: object
     calls: Mapping[str, int]
     fallback: str | None
-    caches: tuple[tuple[str, str], ...] = ()
+    untrained: str | None = None
+    caches: Places = ()
 
 
 def trace_model(
@@ -103,16 +110,17 @@ def trace_model(
         >>> [(axis.name, axis.size) for axis in trace.axes]
         [('0.width', 8)]
     """
-    caches = _caches(model)
+    filled = _dictionaries(model)
     try:
-        return _traced(model, example_inputs, caches)
+        return _traced(model, example_inputs, filled, ())
     except TraceError:
-        if not caches:
+        if not filled:
             raise
-        return _traced(model, example_inputs, ())  # what looked like caches is needed
+        return _traced(model, example_inputs, (), filled)  # what looked like caches is needed
 
 
-def _caches(model: nn.Module) -> tuple[tuple[str, str], ...]:
+def _dictionaries(model: nn.Module) -> Places:
+    """Return where modules hold dictionaries of tensors."""
     return tuple(
         (path, name)
         for path, module in model.named_modules()
@@ -124,16 +132,19 @@ def _caches(model: nn.Module) -> tuple[tuple[str, str], ...]:
 def _traced(
     model: nn.Module,
     example_inputs: tuple[object, ...] | Mapping[str, object],
-    caches: tuple[tuple[str, str], ...],
+    emptied: Places,
+    kept: Places,
 ) -> Trace:
+    """Watch a pass that starts with some dictionaries `emptied`; those that it fills are caches."""
     fallback = None
     try:
-        run = watch(model, example_inputs, torch.device("meta"), caches)
+        run = watch(model, example_inputs, torch.device("meta"), emptied)
     except TraceError as error:
         if error.__cause__ is None:
             raise
         fallback = describe_failure(error.__cause__)
-        run = watch(model, example_inputs, _device_of(model), caches)
+        run = watch(model, example_inputs, _device_of(model), emptied)
+    caches = tuple(place for place in _dictionaries(run.model) if place not in kept)
     return _resolve(model, run, fallback, caches)
 
 
@@ -142,9 +153,7 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def _resolve(
-    model: nn.Module, run: Run, fallback: str | None, caches: tuple[tuple[str, str], ...]
-) -> Trace:
+def _resolve(model: nn.Module, run: Run, fallback: str | None, caches: Places) -> Trace:
     resolver = Resolver(run)
     tensors = {
         name: tuple(map(resolver.dim, run.record.dims(tensor)))
@@ -160,5 +169,6 @@ def _resolve(
         outputs=run.outputs,
         calls=dict(run.calls),
         fallback=fallback,
+        untrained=run.untrained,
         caches=caches,
     )

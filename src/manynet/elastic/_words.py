@@ -56,6 +56,14 @@ def make_report(
         )
         for op, path in trace.unknown.items()
     ]
+    if trace.untrained is not None:
+        warnings.append(
+            Note(
+                "training mode",
+                f"{trace.untrained}; members fail there too, and what runs only there stays whole: "
+                "give example_inputs on which the model trains",
+            )
+        )
     return Report(tuple(elastic_notes), tuple(fixed), tuple(warnings))
 
 
