@@ -7,7 +7,7 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format docs cli-page serve prove bench clean
+.PHONY: help demo test test-all check format docs cli-page system-pages serve prove bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -48,6 +48,9 @@ docs: $(READY) ## build the documentation into site/
 
 cli-page: $(READY) ## renew the page of the command line from its own help
 	@$(BIN)/python docs/cli_page.py
+
+system-pages: $(READY) ## renew the pages of the published systems from their results
+	@$(BIN)/python docs/system_pages.py
 
 serve: $(READY) ## show the documentation on this machine, renewed at each change
 	@$(BIN)/mkdocs serve

@@ -99,6 +99,11 @@ def test_commands_on_the_pages_exist() -> None:
         assert set(used) <= verbs, f"{name_of(page)} uses a verb that manynet lacks"
 
 
+def test_pages_of_the_systems_are_what_their_results_say() -> None:
+    for path, text in runpy.run_path(str(DOCS / "system_pages.py"))["files"]().items():
+        assert path.read_text(encoding="utf-8") == text, "renew it with `make system-pages`"
+
+
 def test_targets_on_the_pages_exist() -> None:
     makefile = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

@@ -15,7 +15,7 @@ import manynet as mn
 from manynet.models.mobile import mobile_cnn
 from manynet.search import search
 from manynet.space import Arch, Choice, Space
-from manynet.systems.bignas import SYSTEM, five_archs, train_bignas
+from manynet.systems.bignas import five_archs, train_bignas
 from manynet.train import Distill, Sandwich, accumulate
 from manynet.train.optimizers import make_optimizer
 from manynet.train.schedules import exponential
@@ -167,9 +167,3 @@ def test_the_recipe_trains_any_family() -> None:
     train_bignas(family, data, steps=150, batch_size=64)
     for arch in five_archs(family.space).values():
         assert float((family.eval().at(arch)(x).argmax(1) == data[1]).float().mean()) > 0.8
-
-
-def test_its_example_runs() -> None:
-    namespace: dict[str, object] = {}
-    exec(compile(SYSTEM.example, "example", "exec"), namespace)
-    assert isinstance(namespace["small"], nn.Module)

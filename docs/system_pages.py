@@ -1,0 +1,174 @@
+"""Writes the pages of the published systems from their recipes and results: `make system-pages`.
+
+`docs/systems/index.md` lists all fifty, `docs/systems/NN-name.md` tells of one that is built, and
+`docs/assets/systems/NN-name.svg` shows its arms.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from manynet.errors import StorageError
+from manynet.systems import CATALOG, Result, System, built, read_result
+
+DOCS = Path(__file__).parent
+PAGES, RESULTS, DRAWINGS = DOCS / "systems", DOCS / "results", DOCS / "assets" / "systems"
+WRITTEN = "<!-- Written by docs/system_pages.py; `make system-pages` renews it after a change. -->"
+INTRODUCTION = f"""\
+# Published systems
+
+{WRITTEN}
+
+Fifty published methods of weight sharing, as recipes made of manynet's rooms. Each has a proof: the
+method against an honest baseline at equal cost, on real data, for several seeds. `manynet systems`
+lists them in a terminal, `manynet reproduce NAME` runs a proof and prints claim, figures and
+verdict. A claim that does not appear at this scale is shown as a miss.
+
+| | system | paper | measured | baseline | verdict |
+|---|---|---|---|---|---|"""
+
+
+def result_of(system: System) -> Result | None:
+    """Return the stored result of a system; None if it has not been proved."""
+    try:
+        return read_result(RESULTS / f"{system.number:02}-{system.name}.json")
+    except StorageError:
+        return None
+
+
+def index() -> str:
+    """Return the page that lists all fifty."""
+    return "\n".join([INTRODUCTION, *map(row, CATALOG)]) + "\n"
+
+
+def row(number: int) -> str:
+    name, paper = CATALOG[number]
+    system = built().get(number)
+    if system is None:
+        return f"| {number:02} | {name} | {paper} | | | not built yet |"
+    linked, result = f"[{name}]({number:02}-{name}.md)", result_of(system)
+    if result is None:
+        return f"| {number:02} | {linked} | {paper} | | | not measured yet |"
+    ours, baseline = result.mean(result.ours), result.mean(result.baseline)
+    return f"| {number:02} | {linked} | {paper} | {ours:.4g} | {baseline:.4g} | {result.verdict} |"
+
+
+def page(system: System) -> str:
+    """Return the page of one system."""
+    return "\n".join(_lines(system)) + "\n"
+
+
+def _lines(system: System) -> Iterator[str]:
+    words = inspect.getdoc(importlib.import_module(system.module)) or ""
+    title, _, rest = words.partition("\n\n")
+    yield f"# {system.number:02} {system.name}\n\n{WRITTEN}\n"
+    yield f"**{title}**\n\n*{system.paper}*, {system.reference}.\n\n{rest.strip()}\n"
+    yield f"**Claim.** {system.claim}\n"
+    yield "**Made of.** " + ", ".join(system.parts) + ".\n\n## Measured\n"
+    result = result_of(system)
+    if result is None:
+        yield f"Not measured yet; `manynet reproduce {system.name}` does it.\n"
+    else:
+        yield from _measured(system, result)
+    yield "## On a model of your own\n\n```python\n" + system.example.strip() + "\n```"
+
+
+def _measured(system: System, result: Result) -> Iterator[str]:
+    seeds = len(result.arms[result.ours])
+    thinned = "" if result.budget == 1 else f" All arms ran at {result.budget:g} of the full size."
+    yield (
+        f"The claim **{result.verdict}** here: `{result.ours}` against `{result.baseline}` differ "
+        f"by {result.difference:+.3g} over {seeds} seeds, against a margin of {result.margin:+g}; "
+        f"{result.metric}.{thinned}\n"
+    )
+    yield f"![{result.metric}](../assets/systems/{drawing_of(system).name})\n"
+    yield "| arm | mean | spread | each seed | samples a seed | seconds a seed |"
+    yield "|---|---|---|---|---|---|"
+    for arm, records in result.arms.items():
+        each = ", ".join(f"{record.value:.4g}" for record in records)
+        seconds = sum(record.seconds for record in records) / len(records)
+        yield (
+            f"| {arm} | {result.mean(arm):.4g} | {result.spread(arm):.2g} | {each} "
+            f"| {records[0].samples_seen:,} | {seconds:,.0f} |"
+        )
+    more = sorted({name for records in result.arms.values() for r in records for name in r.more})
+    if more:
+        yield "\n| arm | " + " | ".join(more) + " |\n|---|" + "---|" * len(more)
+        for arm, records in result.arms.items():
+            means = [
+                sum(record.more.get(name, float("nan")) for record in records) / len(records)
+                for name in more
+            ]
+            yield f"| {arm} | " + " | ".join(f"{mean:.4g}" for mean in means) + " |"
+    yield f"\n`{result.command}`, {result.date}.\n"
+
+
+def drawing_of(system: System) -> Path:
+    return DRAWINGS / f"{system.number:02}-{system.name}.svg"
+
+
+def drawing(result: Result) -> str:
+    """Return the arms as one line each: every seed a dot, the mean a bar."""
+    values = [record.value for records in result.arms.values() for record in records]
+    low, high = min(values), max(values)
+    pad = 0.08 * (high - low) or abs(high) * 0.05 or 1.0
+    low, high = low - pad, high + pad
+
+    def across(value: float) -> float:
+        return round(170 + 450 * (value - low) / (high - low), 1)
+
+    height = 60 + 44 * len(result.arms)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img" '
+        f'aria-label="{escape(result.metric)}"><style>{STYLE}</style>'
+        f'<rect class="ground" width="640" height="{height}" rx="10"/>',
+    ]
+    for tick in (low + pad, (low + high) / 2, high - pad):
+        parts.append(
+            f'<line class="grid" x1="{across(tick)}" x2="{across(tick)}" y1="20" '
+            f'y2="{height - 46}"/><text x="{across(tick)}" y="{height - 30}" '
+            f'text-anchor="middle">{tick:.4g}</text>'
+        )
+    for place, (arm, records) in enumerate(result.arms.items()):
+        y, mean = 42 + 44 * place, across(result.mean(arm))
+        kind = "ours" if arm == result.ours else "other"
+        parts.append(f'<text x="156" y="{y + 4}" text-anchor="end">{escape(arm)}</text>')
+        parts.append(f'<line class="{kind}" x1="{mean}" x2="{mean}" y1="{y - 13}" y2="{y + 13}"/>')
+        parts += [
+            f'<circle class="{kind}" cx="{across(record.value)}" cy="{y}" r="5"/>'
+            for record in records
+        ]
+    parts.append(
+        f'<text x="395" y="{height - 10}" text-anchor="middle">{escape(result.metric)}</text></svg>'
+    )
+    return "\n".join(parts) + "\n"
+
+
+STYLE = """
+text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;fill:#5a6575}
+.ground{fill:#fff}.grid{stroke:#dde2e9}line{stroke-width:2}circle{fill-opacity:.55}
+.ours{stroke:#0b63ce;fill:#0b63ce}.other{stroke:#8a94a3;fill:#8a94a3}
+@media(prefers-color-scheme:dark){text{fill:#9aa7b8}.ground{fill:#161c24}.grid{stroke:#2a333f}
+.ours{stroke:#62a8ff;fill:#62a8ff}}
+"""
+
+
+def files() -> dict[Path, str]:
+    """Return what every file of the systems should hold."""
+    found = {PAGES / "index.md": index()}
+    for system in built().values():
+        found[PAGES / f"{system.number:02}-{system.name}.md"] = page(system)
+        result = result_of(system)
+        if result is not None:
+            found[drawing_of(system)] = drawing(result)
+    return found
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
