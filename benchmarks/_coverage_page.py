@@ -33,8 +33,9 @@ A model counts only if all of this holds, on random weights:
 
 Equal means: within 1e-5 of the largest value, in single precision; where rounding alone exceeds
 that, in double precision (marked ²). Torch-Pruning halves every group of the same model, with its
-defaults and the last linear layer ignored; it is usable if the result runs and has at most 60 % of
-the parameters. Times are the better of two turns, taken alternately on one thread.
+defaults and the last linear layer ignored; it is usable if the result runs, has at most 60 % of
+the parameters, and is there within a minute. Times are the better of two turns, taken alternately
+on one thread.
 """
 
 

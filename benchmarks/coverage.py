@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+import multiprocessing
+import resource
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from _coverage_page import write_page
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
 TIMEOUT_S = 900
+MEMORY_BYTES = 16 << 30
+_FORK = multiprocessing.get_context("fork")
 
 
 def main() -> None:
@@ -29,12 +32,10 @@ def main() -> None:
     parser.add_argument("what", nargs="*", metavar="GROUP or NAME")
     parser.add_argument("--again", action="store_true", help="check what has a result too")
     parser.add_argument("--page", action="store_true", help="only write the page")
-    parser.add_argument("--one", nargs=2, metavar=("GROUP", "NAME"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(_check(*args.one)))
-        return
     if not args.page:
+        import _coverage_checks  # noqa: F401  (once, before the processes part)
+
         for group, name in _chosen(args.what, again=args.again):
             result = _in_a_process(group, name)
             _keep(group, name, result)
@@ -42,11 +43,13 @@ def main() -> None:
     write_page(_results())
 
 
-def _check(group: str, name: str) -> dict[str, Any]:
+def _check(group: str, name: str, answer: Connection) -> None:
+    """Check one model and send the result; runs in a process of its own."""
     from _coverage_checks import check
 
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     _measure.prepare()
-    return check(cases(group)[name])
+    answer.send(check(cases(group)[name]))
 
 
 def _chosen(what: list[str], *, again: bool) -> list[tuple[str, str]]:
@@ -71,18 +74,21 @@ def _chosen(what: list[str], *, again: bool) -> list[tuple[str, str]]:
 
 
 def _in_a_process(group: str, name: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", group, name]
+    """Return the result of one model, or why there is none."""
+    mine, theirs = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_check, args=(group, name, theirs))
+    process.start()
+    theirs.close()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"reason": f"took more than {TIMEOUT_S} s"}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"reason": last[:200]}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {"reason": "", **result}
+        if not mine.poll(TIMEOUT_S):
+            return {"reason": f"took more than {TIMEOUT_S} s"}
+        return {"reason": "", **mine.recv()}
+    except EOFError:
+        process.join()
+        return {"reason": f"ended with exit code {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
 
 
 def _results() -> dict[str, dict[str, Any]]:

@@ -96,6 +96,13 @@ def _size(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], resu
     return SourcedInt(result, dim, mode.origins) if result > 1 else result
 
 
+def _numel(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
+    if type(result) is not int or result < 2:
+        return result
+    dims = mode.record.dims(args[0])
+    return SourcedInt(result, tuple(node for dim in dims for node in dim), mode.origins)
+
+
 def _sizes(arguments: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     given = kwargs.get("size", kwargs.get("shape", arguments))
     if len(given) == 1 and isinstance(given[0], (tuple, list)):
@@ -224,6 +231,7 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
     "layer_norm": _layer_norm,
     "narrow": _narrow,
+    **dict.fromkeys(("nelement", "numel"), _numel),
     "rms_norm": _layer_norm,
     "size": _size,
     "split": _split,
