@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+import manynet.elastic._rules_vision  # noqa: F401  (importing it registers the rules)
 from manynet._member import caches_tensors
 from manynet.bindings.axes import Axis, Dim
 from manynet.elastic._origins import Attribute
