@@ -59,20 +59,40 @@ def _segmentation(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
     return model, (torch.randn(2, 3, 64, 64),)
 
 
-class DenseDetector(nn.Module):
-    """A detector up to its raw predictions: what runs before boxes are picked by their values."""
+class RawDetector(nn.Module):
+    """A detector without the steps that pick boxes by their values: all layers, raw predictions.
+
+    The second stage looks at three fixed boxes an image.
+    """
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.backbone = detector.backbone
-        two_stages = hasattr(detector, "rpn")
-        self.head = detector.rpn.head if two_stages else detector.head
+        self.regions = getattr(detector, "roi_heads", None)
+        self.head = detector.head if self.regions is None else detector.rpn.head
 
     def forward(self, images: Tensor) -> Any:
-        """Return the raw scores and offsets of every level."""
+        """Return the raw scores and offsets of every level, and those of the fixed boxes."""
         features = self.backbone(images)
-        maps = list(features.values()) if isinstance(features, dict) else [features]
-        return self.head(maps)
+        if isinstance(features, Tensor):
+            features = {"0": features}
+        dense = self.head(list(features.values()))
+        if self.regions is None:
+            return dense
+        side = images.shape[-1]
+        corners = [[0, 0, side // 4, side // 4], [side // 8, 0, side, side], [0, 0, side, side]]
+        boxes = [images.new_tensor(corners) for _ in range(images.shape[0])]
+        sides = [(side, side) for _ in boxes]
+        return dense, [
+            predictor(head(pool(features, boxes, sides))) for pool, head, predictor in self._heads()
+        ]
+
+    def _heads(self) -> Iterator[tuple[nn.Module, nn.Module, nn.Module]]:
+        for kind in ("box", "mask", "keypoint"):
+            parts = (f"{kind}_roi_pool", f"{kind}_head", f"{kind}_predictor")
+            if getattr(self.regions, parts[0], None) is not None:
+                pool, head, predictor = (getattr(self.regions, part) for part in parts)
+                yield pool, head, predictor
 
 
 def _detection(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -80,7 +100,7 @@ def _detection(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
 
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
     side = 300 if name == "ssd300_vgg16" else 320 if name.startswith("ssdlite") else 64
-    return DenseDetector(model), (torch.randn(2, 3, side, side),)
+    return RawDetector(model), (torch.randn(2, 3, side, side),)
 
 
 def _torchvision_names(module: str) -> list[str]:
@@ -103,7 +123,7 @@ def torchvision_segmentation() -> Iterator[tuple[str, Case]]:
 
 def torchvision_detection() -> Iterator[tuple[str, Case]]:
     for name in _torchvision_names("detection"):
-        part = "backbone, pyramid and dense head: picking boxes depends on their values"
+        part = "every layer, with fixed boxes: which boxes are picked depends on their values"
         yield name, Case(partial(_detection, name), part)
 
 
