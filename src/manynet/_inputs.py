@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,11 @@ __all__ = [
     "as_inputs",
     "batch_of",
     "batches",
+    "call",
     "device_of",
     "evaluating",
     "moved",
+    "positional",
     "shapes",
     "tensors_in",
     "with_batch",
@@ -29,8 +32,13 @@ __all__ = [
 
 Inputs = tuple[Any, ...]
 """The positional arguments of a network."""
-Batch = tuple[Inputs, Any]
+Named = Mapping[str, Any]
+"""The arguments of a network by name, as the tokenizers of `transformers` return them."""
+Batch = tuple[Inputs | Named, Any]
 """The arguments of a forward pass on several samples, and their targets or None."""
+
+
+Given = TypeVar("Given", Inputs, Named, Inputs | Named)
 
 
 def as_inputs(example_inputs: Tensor | Sequence[object]) -> Inputs:
@@ -53,6 +61,48 @@ def as_inputs(example_inputs: Tensor | Sequence[object]) -> Inputs:
             f"{type(example_inputs).__name__}; try (torch.zeros(1, 3, 32, 32),)"
         )
     return tuple(inputs)
+
+
+def positional(model: nn.Module, inputs: Tensor | Sequence[object] | Named) -> Inputs:
+    """Return the arguments of a forward pass as a tuple, also where they come by name.
+
+    Args:
+        model: the network that takes them; its signature puts names in order.
+        inputs: a tensor, a tuple or list of arguments, or a mapping of arguments by name.
+
+    Raises:
+        InputError: the network takes no argument of such a name, or there is no tensor.
+
+    Example:
+        >>> positional(nn.Linear(3, 2), {"input": torch.zeros(1, 3)})[0].shape
+        torch.Size([1, 3])
+    """
+    if not isinstance(inputs, Mapping):
+        return as_inputs(inputs)
+    try:
+        bound = inspect.signature(model.forward).bind(**inputs)
+    except TypeError as error:
+        raise InputError(
+            f"{type(model).__name__} does not take the inputs {', '.join(inputs)}: {error}"
+        ) from error
+    bound.apply_defaults()
+    given = [name for name, value in bound.arguments.items() if name in inputs]
+    kinds = inspect.signature(model.forward).parameters
+    if any(kinds[name].kind is inspect.Parameter.KEYWORD_ONLY for name in given) or bound.kwargs:
+        named = [name for name in inputs if name not in given] or given
+        raise InputError(
+            f"{type(model).__name__} takes {', '.join(named)} by keyword only; give inputs that "
+            "it takes by position"
+        )
+    last = max(index for index, name in enumerate(bound.arguments) if name in inputs)
+    return as_inputs(bound.args[: last + 1])
+
+
+def call(member: nn.Module, inputs: Tensor | Inputs | Named) -> Any:
+    """Return what `member` makes of one tensor, of several, or of named ones."""
+    if isinstance(inputs, Mapping):
+        return member(**inputs)
+    return member(*inputs) if isinstance(inputs, tuple) else member(inputs)
 
 
 def batch_of(inputs: Inputs) -> int:
@@ -87,16 +137,23 @@ def with_batch(inputs: Inputs, size: int) -> Inputs:
     return tuple(resized(value) for value in inputs)
 
 
-def shapes(inputs: Inputs) -> str:
+def shapes(inputs: Inputs | Named) -> str:
     """Return the shapes of the inputs in words, for messages."""
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
     return ", ".join(
-        str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value) for value in inputs
+        str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value) for value in values
     )
 
 
-def moved(inputs: Inputs, device: torch.device) -> Inputs:
+def moved(inputs: Given, device: torch.device) -> Given:
     """Return the inputs with their tensors on `device`."""
-    return tuple(value.to(device) if isinstance(value, Tensor) else value for value in inputs)
+
+    def there(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    if isinstance(inputs, Mapping):
+        return cast("Given", {name: there(value) for name, value in inputs.items()})
+    return tuple(there(value) for value in inputs)
 
 
 def device_of(member: nn.Module) -> torch.device:
@@ -128,8 +185,9 @@ def batches(data: Any, *, batch_size: int = 64) -> Iterator[Batch]:
 
     Args:
         data: a tensor of samples; a tuple (inputs, targets) of tensors; a `torch` data set; or an
-            iterable of batches such as a `DataLoader`, each a tensor or (inputs, targets), where
-            the inputs of a network with several arguments are a tuple or a list.
+            iterable of batches such as a `DataLoader`, each a tensor, (inputs, targets), or a
+            mapping of named inputs with their `labels`; the inputs of a network with several
+            arguments are a tuple, a list or a mapping.
         batch_size: samples a batch where the data does not come in batches.
 
     Raises:
@@ -170,7 +228,11 @@ def _batch(batch: Any) -> Batch:
         return (batch,), None
     if isinstance(batch, tuple | list) and batch:
         inputs, targets = batch[0], (batch[1] if len(batch) > 1 else None)
-        return as_inputs(inputs), targets
+        return (inputs if isinstance(inputs, Mapping) else as_inputs(inputs)), targets
+    if isinstance(batch, Mapping) and batch:
+        named = {name: value for name, value in batch.items() if name != "labels"}
+        return named, batch.get("labels")
     raise InputError(
-        f"a batch should be a tensor or (inputs, targets); found {type(batch).__name__}"
+        "a batch should be a tensor, (inputs, targets) or named inputs with their labels; found "
+        f"{type(batch).__name__}"
     )

@@ -17,14 +17,20 @@ from manynet.data._augment import crop_and_flip
 from manynet.data._batches import Batch, Inputs, batches, collate_batches, taker, to_device
 from manynet.data._data import Data, Images, Samples
 from manynet.data._load import load_data
+from manynet.data._text import IGNORED, LabeledTexts, MaskedTokens, TextData, Tokenizer
 from manynet.data._user import load_function
 
 __all__ = [
+    "IGNORED",
     "Batch",
     "Data",
     "Images",
     "Inputs",
+    "LabeledTexts",
+    "MaskedTokens",
     "Samples",
+    "TextData",
+    "Tokenizer",
     "batches",
     "collate_batches",
     "crop_and_flip",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from manynet.data._digits import digits
 from manynet.data._folder import image_folder
 from manynet.data._split import Options, check_finite, check_labels
 from manynet.data._table import hugging_face, parquet
+from manynet.data._text import TextOptions, text_data
 from manynet.data._user import load_function
 from manynet.errors import InputError, did_you_mean
 
@@ -32,6 +34,9 @@ def load_data(
     image_size: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    length: int = 256,
+    tokenizer: Any = None,
+    task: str = "causal",
 ) -> Data:
     """Return the data set that `name` means.
 
@@ -42,10 +47,17 @@ def load_data(
     | a folder | images in one sub-folder a class, or parquet files |
     | a `.parquet` file | images and labels, or numbers and labels |
     | `hf:NAME` | a data set of the Hugging Face hub |
+    | `text:FILE` | text for a language model: `.txt`, `.jsonl` (key `text`), a folder, a pattern |
+    | `text:FILE.tsv` | texts to classify, a line `text<TAB>label` each |
     | `file.py:function` | what your function returns (below) |
 
     The function returns a `Data`, or (train, test), or (train, val, test), each a data set or a
     pair of tensors `(inputs, targets)`.
+
+    Documents of text (a file, or a line of `.jsonl`) are joined with the tokenizer's end token and
+    cut into sequences without gaps; where no file's name says `train`, `val` or `test`, the last
+    ones are held out. The targets are the next tokens (`task="causal"`) or those that were masked
+    (`"masked"`), and -100 where nothing is to be guessed.
 
     Args:
         name: one of the above.
@@ -55,6 +67,9 @@ def load_data(
         image_size: side in pixels; by default the images' own if they agree, else 224.
         seed: decides which samples are held out for validation, never those for the test.
         limit: at most so many samples for training and validation together.
+        length: of text: tokens in a sequence.
+        tokenizer: of text: the model's, see `manynet.models.tokenizer_of`.
+        task: of text: `"causal"` or `"masked"`.
 
     Raises:
         InputError: the name means nothing, or the data are missing, damaged or unfit.
@@ -73,9 +88,20 @@ def load_data(
         return cifar10(Path(folder) if folder is not None else None, options)
     if options.name.startswith("hf:"):
         return hugging_face(options.name.removeprefix("hf:"), options)
+    if options.name.startswith("text:"):
+        return _text(options, TextOptions(tokenizer, length, task))
     if ".py:" in options.name:
         return _from_function(options)
     return _from_path(Path(options.name).expanduser(), options)
+
+
+def _text(options: Options, how: TextOptions) -> Data:
+    if how.tokenizer is None:
+        raise InputError(
+            f"data {options.name!r} is text and needs the tokenizer of a language model: name one, "
+            "as in --model hf:FOLDER, or pass tokenizer=manynet.models.tokenizer_of(FOLDER)"
+        )
+    return text_data(options.name.removeprefix("text:"), options, how)
 
 
 def _check(options: Options) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from manynet._inputs import Batch, as_inputs, device_of, evaluating, moved, shapes
+from manynet._inputs import Batch, call, device_of, evaluating, moved, shapes
 from manynet._inputs import batches as batches_of
 from manynet.errors import InputError
 
@@ -160,7 +160,7 @@ def _run(member: nn.Module, stream: Iterator[Batch], device: torch.device) -> in
     with torch.no_grad():
         for inputs, _ in stream:
             try:
-                member(*moved(as_inputs(inputs), device))
+                call(member, moved(inputs, device))
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise InputError(
                     f"calibration batch {count} of shape {shapes(inputs)} does not fit "

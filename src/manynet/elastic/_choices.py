@@ -29,10 +29,10 @@ def width_choices(
     _check_ratios("width", width)
     if multiple_of is not None and multiple_of < 1:
         raise InputError(f"multiple_of must be at least 1, not {multiple_of}")
-    found = users(trace.tensors)
+    kept_names = _kept_names(trace, keep)
     for axis in trace.axes:
         ratios = _ratios_of(axis.name, width)
-        kept = _kept_by(axis, keep, found)
+        kept = kept_names.get(axis.name)
         if kept is not None:
             whole.append(Note(axis.name, f"{axis.size}, kept by {kept!r}"))
         elif ratios is not None:
@@ -43,7 +43,7 @@ def width_choices(
                 whole.append(Note(axis.name, f"{axis.size}, too small for these widths"))
     if isinstance(width, Mapping):
         _check_patterns("width", width, [axis.name for axis in trace.axes])
-    return choices, whole
+    return choices, list(dict.fromkeys(whole))
 
 
 def _check_ratios(argument: str, ratios: object) -> None:
@@ -90,6 +90,13 @@ def users(tensors: Mapping[str, tuple[Dim, ...]]) -> dict[Axis, list[str]]:
         for axis in {axis: None for dim in dims for axis in axes_of(dim)}:
             found.setdefault(axis, []).append(name)
     return found
+
+
+def _kept_names(trace: Trace, keep: Sequence[str]) -> dict[str, str]:
+    """Return which names of axes are kept, and by which pattern; axes of one name stay together."""
+    found = users(trace.tensors)
+    kept = ((axis.name, _kept_by(axis, keep, found)) for axis in trace.axes)
+    return {name: pattern for name, pattern in kept if pattern is not None}
 
 
 def _kept_by(axis: Axis, keep: Sequence[str], found: Mapping[Axis, Sequence[str]]) -> str | None:
@@ -151,7 +158,9 @@ def with_activity(
     choices: Sequence[Choice], tensors: Mapping[str, tuple[Dim, ...]], runs: Sequence[Depth]
 ) -> tuple[Choice, ...]:
     """Mark each choice that matters only while a certain block is there."""
-    by_name = {axis.name: names for axis, names in users(tensors).items()}
+    by_name: dict[str, list[str]] = {}
+    for axis, names in users(tensors).items():
+        by_name.setdefault(axis.name, []).extend(names)
     values = {choice.name: choice.values for choice in choices}
     result = []
     for choice in choices:

@@ -32,7 +32,9 @@ def make_report(
     runs: Sequence[Depth],
     whole: Sequence[Note],
 ) -> Report:
-    by_name = {axis.name: names for axis, names in users(trace.tensors).items()}
+    by_name: dict[str, list[str]] = {}
+    for axis, tensors in users(trace.tensors).items():
+        by_name.setdefault(axis.name, []).extend(tensors)
     blocks = {run.choice: run.blocks for run in runs}
     elastic_notes = []
     for choice in choices:

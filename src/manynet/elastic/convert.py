@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from manynet._inputs import positional
 from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length, positions
 from manynet.bindings.kernel import KernelTransform
@@ -18,6 +19,7 @@ from manynet.bindings.slice import Slice
 from manynet.elastic._choices import Ratios, depth_choices, width_choices, with_activity
 from manynet.elastic._kernels import ElasticKernel, find_kernels
 from manynet.elastic._trace import Trace, trace_model
+from manynet.elastic._uniform import share_choices
 from manynet.elastic._words import make_report, unknown_operations, why_nothing
 from manynet.elastic.importance import Importance, named, orders
 from manynet.errors import InputError, TraceError
@@ -29,7 +31,7 @@ __all__ = ["elastic"]
 
 def elastic(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Any],
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
     *,
     width: Ratios = (0.25, 0.5, 0.75, 1.0),
     depth: bool | Sequence[float] = True,
@@ -38,6 +40,7 @@ def elastic(
     keep: Sequence[str] = (),
     importance: str | Importance | None = "l2",
     multiple_of: int | None = None,
+    uniform: bool | Sequence[str] = False,
     strict: bool = False,
     source: str | None = None,
 ) -> Family:
@@ -49,7 +52,8 @@ def elastic(
 
     Args:
         model: any module. Its mode, training or evaluation, becomes the family's.
-        example_inputs: what its forward takes; only shapes matter for most models.
+        example_inputs: what its forward takes: a tensor, several, or a mapping of named ones;
+            only shapes matter for most models.
         width: shares of every axis of channels (features, heads …) that members may keep, or a
             mapping from patterns of axis names to shares; the first pattern that fits holds, and
             an axis that fits none stays whole. None: widths stay whole.
@@ -63,6 +67,9 @@ def elastic(
             None to keep the model's own order.
         multiple_of: sizes are rounded to multiples of this. By default 8 for axes of 64 and more,
             4 for axes of 32 and more, else 1.
+        uniform: one choice for the axes that play the same role in each block of a list, as all
+            layers of a transformer then have one width of their MLPs; True for all such axes, or
+            patterns of names. Their choice is called as they are, with a star for the number.
         strict: raise where an operation of the model is not understood, instead of leaving whole
             what it touches and saying so in the report.
         source: how the model can be built again, for example `"torchvision:resnet18"`.
@@ -89,15 +96,16 @@ def elastic(
         raise InputError(
             f"elastic takes an nn.Module, not {type(model).__name__}; pass the model itself"
         )
-    inputs = _as_inputs(example_inputs)
+    inputs = positional(model, example_inputs)
     score = named(importance)
-    trace = trace_model(model, inputs)
+    trace = share_choices(trace_model(model, inputs), uniform)
     if strict and trace.unknown:
         raise TraceError(unknown_operations(trace))
     kernels = find_kernels(model, trace, kernel, keep)
     widths, whole = width_choices(trace, width, keep, multiple_of)
     runs, depths = depth_choices(model, trace, depth, keep)
-    choices = [*widths.values(), *depths, *(k.choice for k in kernels)]
+    shared_once = {choice.name: choice for choice in widths.values()}
+    choices = [*shared_once.values(), *depths, *(k.choice for k in kernels)]
     if not any(len(choice.values) > 1 for choice in choices):
         raise TraceError(
             f"nothing in {type(model).__name__} is elastic with these settings; "
@@ -122,17 +130,6 @@ def elastic(
     )
     _check_smallest(family, inputs)
     return family
-
-
-def _as_inputs(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    if isinstance(example_inputs, list | tuple):
-        return tuple(example_inputs)
-    raise InputError(
-        f"example_inputs must be a tensor or a tuple of what forward takes, "
-        f"not {type(example_inputs).__name__}; for example torch.zeros(1, 3, 224, 224)"
-    )
 
 
 def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
-"""Networks by name: `torchvision:resnet18`, `timm:mobilenetv3_small_100`, `file.py:function`."""
+"""Networks by name: `torchvision:resnet18`, `timm:NAME`, `hf:FOLDER`, `file.py:function`."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import json
@@ -14,6 +15,7 @@ from urllib.parse import parse_qsl
 from torch import nn
 
 from manynet.errors import InputError, MissingExtraError, did_you_mean
+from manynet.models.language import language_model
 
 __all__ = ["build", "load_function", "runs_user_code", "with_options"]
 
@@ -21,9 +23,12 @@ __all__ = ["build", "load_function", "runs_user_code", "with_options"]
 def build(name: str, **options: Any) -> nn.Module:
     """Return a new network, without trained weights unless the options ask for them.
 
+    A language model, `hf:NAME`, comes with its weights: see `manynet.models.language_model`.
+
     Args:
-        name: `manynet:small_cnn`, `manynet:mobile_cnn`, `torchvision:NAME`, `timm:NAME` or
-            `FILE.py:FUNCTION`; options may follow, as in `torchvision:resnet18?num_classes=10`.
+        name: `manynet:small_cnn`, `manynet:mobile_cnn`, `torchvision:NAME`, `timm:NAME`,
+            `FILE.py:FUNCTION`, or `hf:` and a folder, a `.gguf` file or a name in the local cache;
+            options may follow, as in `torchvision:resnet18?num_classes=10`.
         **options: passed to the network's own constructor; they override those in the name.
 
     Raises:
@@ -40,7 +45,7 @@ def build(name: str, **options: Any) -> nn.Module:
     if not separator or not rest:
         raise InputError(
             f"model {name!r} is not a name that manynet knows; write torchvision:NAME, timm:NAME, "
-            "manynet:small_cnn or FILE.py:FUNCTION"
+            "hf:FOLDER, manynet:small_cnn or FILE.py:FUNCTION"
         )
     maker = _SCHEMES.get(scheme)
     if maker is None and not runs_user_code(path):
@@ -109,6 +114,8 @@ def _called(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> 
         pass  # a builtin without a signature
     try:
         return make(**options)
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} cannot be built: {error}") from error
 
@@ -150,12 +157,17 @@ def _timm(name: str) -> Callable[..., Any]:
     return make
 
 
+def _hugging_face(name: str) -> Callable[..., Any]:
+    return functools.partial(language_model, name)
+
+
 def _near(name: str, known: list[str]) -> str:
     hint = did_you_mean(name, known)
     return hint if hint.startswith(" (did") else f"; it has {len(known)} others"
 
 
 _SCHEMES: Mapping[str, Callable[[str], Callable[..., Any]]] = {
+    "hf": _hugging_face,
     "manynet": _manynet,
     "timm": _timm,
     "torchvision": _torchvision,

@@ -6,8 +6,9 @@ import copy
 import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from manynet import models
-from manynet._inputs import Inputs, batches, with_batch
+from manynet._inputs import Inputs, Named, batches, positional, with_batch
 from manynet.config import Config
 from manynet.data import Data, load_data
 from manynet.data import batches as indexed_batches
@@ -52,17 +53,18 @@ class Material:
 
     def example_inputs(self) -> Inputs:
         """Return inputs of two samples, for tracing and counting."""
-        return with_batch(self._first(), _EXAMPLES)
+        return with_batch(self._first, _EXAMPLES)
 
     def real_inputs(self) -> Inputs:
         """Return inputs of some validation samples, for verifying files."""
-        return with_batch(self._first(), _REAL)
+        return with_batch(self._first, _REAL)
 
+    @cached_property
     def _first(self) -> Inputs:
         inputs, _ = next(iter(batches(self.val, batch_size=_REAL)), (None, None))
         if inputs is None:
             raise InputError("the validation data holds no sample; give some")
-        return inputs
+        return positional(self.build(), inputs) if isinstance(inputs, Mapping) else inputs
 
     def calibration(self, samples: int, seed: int) -> list[tuple[Any, Any]]:
         """Return batches of the training data that are the same in every call."""
@@ -73,7 +75,12 @@ class Material:
             order = order[: max(64, len(order) // 64 * 64)]
             return list(indexed_batches(self.train, 64, order=order))
         stream = itertools.islice(batches(self.train, batch_size=64), count)
-        return [(inputs if len(inputs) > 1 else inputs[0], targets) for inputs, targets in stream]
+        return [(_unwrapped(inputs), targets) for inputs, targets in stream]
+
+
+def _unwrapped(inputs: Inputs | Named) -> Any:
+    """Return a single tensor as itself."""
+    return inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
 
 
 def from_config(config: Config) -> Material:

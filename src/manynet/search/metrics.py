@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from manynet._inputs import Inputs, batches, device_of, evaluating, moved, tensors_in
+from manynet._inputs import (
+    Inputs,
+    Named,
+    batches,
+    call,
+    device_of,
+    evaluating,
+    moved,
+    tensors_in,
+)
 from manynet.errors import InputError
 from manynet.space import Arch
 
@@ -29,7 +38,7 @@ HOLD_BYTES = 2**31
 Data: TypeAlias = (
     "tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]] | Iterable[tuple[Tensor, Tensor]]"
 )
-_Batch: TypeAlias = tuple[Inputs, Tensor]
+_Batch: TypeAlias = tuple[Inputs | Named, Tensor]
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ class _Supervised:
     def __call__(self, member: nn.Module) -> float:
         total, count = None, 0
         for inputs, targets in self.batches.on(device_of(member)):
-            score = self.score(_tensor(member(*inputs)), targets)
+            score = self.score(_tensor(call(member, inputs)), targets)
             total = score if total is None else total + score
             count += len(targets)
         if total is None:
@@ -234,10 +243,17 @@ class _Batches:
                 )
             size = len(targets) if left is None else min(left, len(targets))
             if size:
-                yield tuple(part[:size] for part in inputs), targets[:size]
+                yield _first(inputs, size), targets[:size]
             left = None if left is None else left - size
             if left == 0:
                 return
+
+
+def _first(inputs: Inputs | Named, size: int) -> Inputs | Named:
+    """Return the inputs of the first `size` samples."""
+    if isinstance(inputs, Mapping):
+        return {name: part[:size] for name, part in inputs.items()}
+    return tuple(part[:size] for part in inputs)
 
 
 def _move(batch: _Batch, device: torch.device) -> _Batch:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from manynet.data import Batch, Inputs
+from manynet._inputs import call
+from manynet.data import Batch
 from manynet.errors import InputError
 from manynet.family import Family
 from manynet.space import Arch
@@ -104,13 +105,6 @@ def _drops(module: nn.Module) -> bool:
 def largest_first(archs: Sequence[Arch], largest: Arch) -> list[Arch]:
     """Return the archs with the largest at the front, the others in their order."""
     return sorted(archs, key=lambda arch: arch != largest)
-
-
-def call(member: nn.Module, inputs: Inputs) -> object:
-    """Return what `member` makes of one tensor, of several, or of named ones."""
-    if isinstance(inputs, Mapping):
-        return member(**inputs)
-    return member(*inputs) if isinstance(inputs, tuple) else member(inputs)
 
 
 def detached(outputs: object) -> object:

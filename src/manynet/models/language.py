@@ -1,0 +1,215 @@
+"""Language models of `transformers` from local files: `hf:FOLDER`, `hf:FILE.gguf`, `hf:OWNER/NAME`.
+
+Nothing is downloaded, no code of a model's repository is run, and weights are read from
+safetensors or gguf only, never from pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import nn
+
+from manynet.errors import InputError, MissingExtraError, did_you_mean
+
+__all__ = ["Kind", "kind_of", "language_model", "library", "tokenizer_of"]
+
+Kind = Literal["causal", "masked", "classify", "base"]
+"""What a language model is for: the next token, masked tokens, a text's class, or its features."""
+
+_CLASSES: dict[Kind, str] = {
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "classify": "AutoModelForSequenceClassification",
+    "base": "AutoModel",
+}
+_ENDINGS: dict[str, Kind] = {
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+    "ForMaskedLM": "masked",
+    "ForPreTraining": "masked",
+    "ForSequenceClassification": "classify",
+}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+
+
+def library(name: str = "transformers") -> Any:
+    """Import a library of the `language` extra.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(name, "language") from error
+
+
+def language_model(
+    name: str,
+    *,
+    task: Kind | None = None,
+    num_labels: int | None = None,
+    dtype: str = "float32",
+    lora: int | None = None,
+    checkpointing: bool = False,
+) -> nn.Module:
+    """Return a language model with its weights, from files on this machine.
+
+    Its class is the one that its `config.json` names. A forward pass keeps no key-value cache
+    unless it is asked to (`use_cache=True`), as training has no use for one.
+
+    Args:
+        name: a folder with `config.json` and safetensors, a `.gguf` file, or the name of a model
+            in the local cache of the Hugging Face hub.
+        task: what it is for, where the config's own class is not what you want.
+        num_labels: classes of a new head, with `task="classify"`.
+        dtype: of the weights.
+        lora: rank of low-rank adapters to put on every linear layer but the output's; they alone
+            are trained, and `manynet.models.merge_adapters` adds them to the weights.
+        checkpointing: compute activations anew in the backward pass, which takes a third more
+            time and a fraction of the memory.
+
+    Raises:
+        InputError: there is no such model here, or its weights are pickled.
+        MissingExtraError: `transformers` (for `lora`, `peft`) is not installed.
+    """
+    transformers = library()
+    folder, options = _located(name)
+    kind = _checked(task) or kind_of(name)
+    labels = {} if num_labels is None else {"num_labels": num_labels}
+    loader = getattr(transformers, _CLASSES[kind])
+    with _quiet():
+        try:
+            model = loader.from_pretrained(
+                folder,
+                dtype=_dtype(dtype),
+                use_safetensors=None if "gguf_file" in options else True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+                **labels,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"hf:{name} cannot be read by transformers: {first}") from error
+    model.config.use_cache = False
+    if lora is not None:
+        from manynet.models.lora import add_adapters
+
+        add_adapters(model, rank=lora)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return cast("nn.Module", model)
+
+
+def tokenizer_of(name: str) -> Any:
+    """Return the tokenizer that lies beside a model's weights; see `language_model`.
+
+    Raises:
+        InputError: there is none.
+        MissingExtraError: `transformers` is not installed.
+    """
+    transformers = library()
+    folder, options = _located(name)
+    with _quiet():
+        try:
+            return transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **options
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"hf:{name} has no tokenizer that transformers can read ({first}); put "
+                "tokenizer.json and tokenizer_config.json beside config.json"
+            ) from error
+
+
+def kind_of(name: str) -> Kind:
+    """Return what a model is for, as its config says; a `.gguf` file holds a causal one.
+
+    Raises:
+        InputError: there is no such model here.
+    """
+    folder, options = _located(name)
+    if "gguf_file" in options:
+        return "causal"
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for architecture in found.get("architectures") or ():
+        for ending, kind in _ENDINGS.items():
+            if architecture.endswith(ending):
+                return kind
+    return "base"
+
+
+def _checked(task: str | None) -> Kind | None:
+    if task is not None and task not in get_args(Kind):
+        raise InputError(f"task={task!r} is unknown{did_you_mean(task, get_args(Kind))}")
+    return cast("Kind | None", task)
+
+
+def _dtype(name: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise InputError(f"dtype={name!r} is unknown{did_you_mean(name, known)}")
+    return known[name]
+
+
+def _located(name: str) -> tuple[Path, dict[str, str]]:
+    """Return the folder of a model, and the options by which `transformers` finds its file."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"hf:{name}: there is no file {path.resolve()}; check the path")
+        library("gguf")
+        return path.parent, {"gguf_file": path.name}
+    folder = path if path.is_dir() else _cached(name, path)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"hf:{name}: {folder} has no config.json; give the folder that a model was saved in "
+            "with save_pretrained, or a .gguf file"
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(file.name for end in _PICKLES for file in folder.glob(end))
+        found = f"it has {pickled[0]}, which may run code when it is read" if pickled else ""
+        raise InputError(
+            f"hf:{name}: {folder} has no *.safetensors; {found or 'it has no weights'}. Save it "
+            "with model.save_pretrained(folder) where you trust it"
+        )
+    return folder, {}
+
+
+def _cached(name: str, path: Path) -> Path:
+    """Return the folder of a model in the hub's local cache; nothing is downloaded."""
+    hub = library("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(name, local_files_only=True))
+    except Exception as error:  # the hub raises errors of many kinds for a name that is none
+        raise InputError(
+            f"hf:{name}: there is no folder {path.resolve()}, and no model of that name in the "
+            f"local Hugging Face cache; manynet downloads nothing: `hf download {name}` does"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars and notes to themselves for a while."""
+    transformers = library()
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()
