@@ -26,6 +26,7 @@ __all__ = [
     "DataConfig",
     "DeployConfig",
     "ElasticConfig",
+    "LoraConfig",
     "RankingConfig",
     "SearchConfig",
     "TrainConfig",
@@ -72,6 +73,7 @@ class DataConfig(Section):
     validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
     image_size: Count | None = None
     limit: Count | None = None
+    length: Annotated[Whole, Field(ge=2)] = 256
 
     @model_validator(mode="before")
     @classmethod
@@ -95,15 +97,24 @@ class ElasticConfig(Section):
     keep: tuple[str, ...] = ()
     importance: Literal["l1", "l2"] | None = "l2"
     multiple_of: Count | None = None
+    uniform: bool | tuple[str, ...] = False
     strict: bool = False
     warmup_epochs: Several = 0
+
+
+class LoraConfig(Section):
+    """Low-rank adapters of a language model: they alone learn, and are merged into members."""
+
+    rank: Count = 16
 
 
 class TrainConfig(Section):
     """How the family is trained: the arguments of `manynet.train`.
 
     `epochs` is set from `hours` where that is given; `random` is how many random members a
-    sandwich step trains beside the largest and the smallest; `augment` crops and flips images.
+    sandwich step trains beside the largest and the smallest; `teacher` is the largest member of
+    each step or the frozen original; `augment` crops and flips images; `checkpointing` computes
+    a language model's activations anew in the backward pass, for less memory.
     """
 
     epochs: Count | None = None
@@ -118,9 +129,12 @@ class TrainConfig(Section):
     sampler: Literal["sandwich", "uniform"] = "sandwich"
     random: Several = 1
     objective: Literal["distill", "task"] = "distill"
+    teacher: Literal["largest", "original"] = "largest"
     temperature: Positive = 1.0
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     augment: bool = False
+    lora: LoraConfig | None = None
+    checkpointing: bool = False
     precision: Literal["no", "bf16", "fp16"] | None = None
     workers: Several = 0
     checkpoint_every: Count | None = None
@@ -152,10 +166,9 @@ class DeployConfig(Section):
     """What is shipped: how many members, in which formats, with how much fine-tuning."""
 
     members: Annotated[Whole, Field(ge=1, le=3)] = 3
-    formats: Annotated[tuple[Literal["onnx", "torch", "safetensors"], ...], Field(min_length=1)] = (
-        "onnx",
-        "safetensors",
-    )
+    formats: Annotated[
+        tuple[Literal["onnx", "torch", "safetensors", "transformers"], ...], Field(min_length=1)
+    ] = ("onnx", "safetensors")
     int8: bool = False
     fine_tune_epochs: Several = 0
     tolerance: Positive = 1e-4
@@ -177,6 +190,13 @@ class Config(Section):
     ranking: RankingConfig = RankingConfig()
     deploy: DeployConfig = DeployConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _for_language(cls, values: Any) -> Any:
+        if isinstance(values, dict) and str(values.get("model", "")).startswith("hf:"):
+            return _with_defaults(values, LANGUAGE)
+        return values
+
     @field_validator("data", mode="before")
     @classmethod
     def _data_by_name(cls, value: Any) -> Any:
@@ -185,6 +205,37 @@ class Config(Section):
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values that YAML and JSON know."""
         return self.model_dump(mode="json")
+
+
+def _with_defaults(values: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with `defaults` where they say nothing."""
+    found = dict(values)
+    for name, default in defaults.items():
+        given = found.get(name)
+        if isinstance(default, Mapping):
+            if given is None or isinstance(given, dict):
+                found[name] = {**default, **(given or {})}
+        else:
+            found.setdefault(name, default)
+    return found
+
+
+LANGUAGE: Mapping[str, Any] = {
+    "elastic": {"width": (0.5, 0.75, 1.0), "uniform": True},
+    "train": {
+        "epochs": 1,
+        "batch_size": 8,
+        "optimizer": "adamw",
+        "learning_rate": 1e-4,
+        "weight_decay": 0.0,
+        "teacher": "original",
+        "label_smoothing": 0.0,
+    },
+    "search": {"evaluations": 40, "costs": ("bytes", "macs"), "latency_samples": 0},
+    "ranking": {"archs": 0},
+    "deploy": {"formats": ("transformers",)},
+}
+"""The defaults of a run on a language model that differ from the others."""
 
 
 # -- reading and writing -----------------------------------------------------------------------

@@ -8,6 +8,7 @@ makes a cost of any function.
 
 from manynet.cost._analytic import bytes_ as bytes
 from manynet.cost._analytic import macs, parameters
+from manynet.cost._cache import kv_cache_bytes, token_latency
 from manynet.cost._cost import Cost, FamilyLike, cost
 from manynet.cost._count import LayerCost, by_layer
 from manynet.cost._latency import Clock, Latency, LatencyCost, latency
@@ -26,8 +27,10 @@ __all__ = [
     "bytes",
     "cost",
     "fit_latency",
+    "kv_cache_bytes",
     "latency",
     "macs",
     "parameters",
     "peak_memory",
+    "token_latency",
 ]

@@ -9,7 +9,9 @@ verified files with a manifest beside them, `quantize` makes int8 of an ONNX fil
 from manynet.deploy._calibrate import calibrate
 from manynet.deploy._export import export, export_member
 from manynet.deploy._formats import load_weights, onnx_session, to_onnx
+from manynet.deploy._language import load_plain
 from manynet.deploy._manifest import FileRecord, Manifest, check_manifest, read_manifest
+from manynet.deploy._plain import describable, plain_model
 from manynet.deploy._program import load_program
 from manynet.deploy._quantize import accuracy_of, quantize
 from manynet.deploy._verify import verify
@@ -20,11 +22,14 @@ __all__ = [
     "accuracy_of",
     "calibrate",
     "check_manifest",
+    "describable",
     "export",
     "export_member",
+    "load_plain",
     "load_program",
     "load_weights",
     "onnx_session",
+    "plain_model",
     "quantize",
     "read_manifest",
     "to_onnx",

@@ -8,13 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from manynet._files import write_bytes
 from manynet._inputs import Inputs, as_inputs
 from manynet.deploy._formats import Format, format_of, to_bytes
+from manynet.deploy._language import write_plain
 from manynet.deploy._manifest import MANIFEST, FileRecord, Manifest, described, versions
 from manynet.deploy._quantize import quantize
 from manynet.deploy._verify import difference_of
@@ -103,7 +104,8 @@ def export_member(
     folder: Path | str,
     example_inputs: Tensor | Inputs,
     *,
-    formats: Sequence[Format] = ("onnx", "safetensors"),
+    formats: Sequence[Format | Literal["transformers"]] = ("onnx", "safetensors"),
+    tokenizer: Any = None,
     int8: Any = None,
     test: Any = None,
     tolerance: float = 1e-4,
@@ -124,7 +126,11 @@ def export_member(
         member: the network; its weights and mode stay as they are.
         folder: for example `members/small`.
         example_inputs: real inputs that fit; the files are verified on them.
-        formats: which files to write; see `export`.
+        formats: which files to write; see `export`. `"transformers"` makes the folder one that
+            `AutoModelForCausalLM.from_pretrained` loads, with `config.json`, `model.safetensors`
+            and the tokenizer's files; the member's class must come from `transformers` and its
+            config must describe the member, see `describable`.
+        tokenizer: written beside a model of `transformers`.
         int8: data to calibrate `model.int8.onnx` with; none is written without.
         test: data (inputs, targets) to measure the int8 file's accuracy on.
         tolerance: the largest difference allowed.
@@ -141,7 +147,8 @@ def export_member(
 
     Raises:
         VerificationError: a file would not compute what the network computes.
-        InputError: int8 without `"onnx"`, no format, or as in `export`.
+        InputError: int8 without `"onnx"`, no format, two that write one file, no config describes
+            the member, or as in `export`.
         StorageError: the folder cannot be written, or it holds something else than a member.
         MissingExtraError: ONNX is not installed.
     """
@@ -150,9 +157,18 @@ def export_member(
             f"export_member(formats={tuple(formats)}) should name at least one format, and 'onnx' "
             "where int8 is asked for, which is made from it"
         )
-    folder, inputs, records = Path(folder), as_inputs(example_inputs), []
+    if {"transformers", "safetensors"} <= set(formats):
+        raise InputError(
+            "export_member: 'transformers' writes model.safetensors itself; leave 'safetensors' out"
+        )
+    folder, inputs, records = Path(folder), as_inputs(example_inputs), list[FileRecord]()
     with _replacing(folder) as aside:
+        if "transformers" in formats:
+            how = {"tolerance": tolerance, "tokenizer": tokenizer}
+            records += write_plain(member, aside, inputs, **how)
         for format in formats:
+            if format == "transformers":
+                continue
             name = NAMES[format_of("", format)]
             data, record = _make(
                 member,

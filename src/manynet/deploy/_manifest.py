@@ -29,7 +29,7 @@ class FileRecord:
 
     Args:
         name: the file's name in the manifest's folder.
-        format: `onnx`, `torch`, `safetensors` or `onnx-int8`.
+        format: `onnx`, `torch`, `safetensors`, `transformers` or `onnx-int8`.
         sha256: the hash of its bytes.
         bytes: its size.
         difference: how far its outputs were from the member's; None if they were not compared.
@@ -161,7 +161,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }
-    for library in ("onnx", "onnxruntime", "onnxscript", "safetensors"):
+    for library in ("onnx", "onnxruntime", "onnxscript", "safetensors", "transformers"):
         try:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:

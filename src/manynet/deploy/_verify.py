@@ -20,7 +20,7 @@ from manynet._inputs import (
 from manynet.deploy._formats import Format, format_of, runner_of
 from manynet.errors import InputError, StorageError, VerificationError
 
-__all__ = ["difference_of", "verify"]
+__all__ = ["compared", "difference_of", "verify"]
 
 
 def verify(
@@ -110,6 +110,15 @@ def _own_outputs(member: nn.Module, inputs: Inputs) -> list[Tensor]:
             "file of it can be verified; look for NaN in the inputs, weights and statistics"
         )
     return outputs
+
+
+def compared(wanted: object, found: object, where: str) -> float:
+    """Return the largest difference of what two networks return, as a share of the scale above 1.
+
+    Raises:
+        VerificationError: they differ in number or in shape.
+    """
+    return _difference([t.cpu() for t in tensors_in(wanted)], tensors_in(found), where)
 
 
 def _difference(wanted: list[Tensor], found: list[Tensor], where: str) -> float:

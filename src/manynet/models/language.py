@@ -18,7 +18,7 @@ from torch import nn
 
 from manynet.errors import InputError, MissingExtraError, did_you_mean
 
-__all__ = ["Kind", "kind_of", "language_model", "library", "tokenizer_of"]
+__all__ = ["Kind", "kind_of", "language_model", "library", "quiet", "tokenizer_of"]
 
 Kind = Literal["causal", "masked", "classify", "base"]
 """What a language model is for: the next token, masked tokens, a text's class, or its features."""
@@ -87,7 +87,7 @@ def language_model(
     kind = _checked(task) or kind_of(name)
     labels = {} if num_labels is None else {"num_labels": num_labels}
     loader = getattr(transformers, _CLASSES[kind])
-    with _quiet():
+    with quiet():
         try:
             model = loader.from_pretrained(
                 folder,
@@ -107,7 +107,9 @@ def language_model(
 
         add_adapters(model, rank=lora)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        old = model.gradient_checkpointing_enable  # its name before transformers 5.20 or so
+        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+        model.disable_input_require_grads()  # what is not reentrant needs no hook on the inputs
     return cast("nn.Module", model)
 
 
@@ -120,7 +122,7 @@ def tokenizer_of(name: str) -> Any:
     """
     transformers = library()
     folder, options = _located(name)
-    with _quiet():
+    with quiet():
         try:
             return transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, **options
@@ -200,7 +202,7 @@ def _cached(name: str, path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the library's progress bars and notes to themselves for a while."""
     transformers = library()
     verbosity = transformers.logging.get_verbosity()

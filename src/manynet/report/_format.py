@@ -39,6 +39,8 @@ _LABELS = {
     "bytes": CostLabel("Size of the weights", "B"),
     "peak_memory": CostLabel("Peak memory of activations", "B"),
     "latency_ms": CostLabel("Latency", "ms", "~g"),
+    "token_ms": CostLabel("Time of one token", "ms", "~g"),
+    "kv_cache_bytes": CostLabel("Key-value cache of 2048 tokens", "B"),
     "energy_mj": CostLabel("Energy", "mJ", "~g"),
 }
 

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from manynet.config import Config
-from manynet.cost import Cost, macs, parameters, peak_memory
+from manynet.cost import (
+    Cost,
+    kv_cache_bytes,
+    macs,
+    parameters,
+    peak_memory,
+    token_latency,
+)
 from manynet.cost import bytes as bytes_
 from manynet.errors import InputError, did_you_mean
 
-__all__ = ["LATENCY", "check_names", "counted", "searched", "wants_latency"]
+__all__ = ["LATENCY", "TOKEN", "check_names", "counted", "per_token", "searched", "wants_latency"]
 
 LATENCY = "latency_ms"
+TOKEN = "token_ms"
+"""The time in which a language model writes one token."""
 _COUNTED: Mapping[str, Callable[[], Cost]] = {
     "bytes": bytes_,
     "macs": macs,
     "parameters": parameters,
 }
-_KNOWN: Mapping[str, Callable[[], Cost]] = {**_COUNTED, "peak_memory": peak_memory}
+_WRITING: Mapping[str, Callable[[], Cost]] = {
+    "kv_cache_bytes": kv_cache_bytes,
+    TOKEN: token_latency,
+}
+_KNOWN: Mapping[str, Callable[[], Cost]] = {**_COUNTED, "peak_memory": peak_memory, **_WRITING}
 
 
 def counted(name: str) -> Cost | None:
@@ -48,9 +62,24 @@ def wants_latency(config: Config) -> bool:
     return LATENCY in config.budget or LATENCY in config.search.costs
 
 
-def searched(config: Config, predicted: Cost | None) -> list[Cost]:
-    """Return the costs of the search: those named, and those that a budget needs."""
+def per_token(config: Config, **settings: Any) -> Cost:
+    """Return the time of one token, the last one of a text as long as those of the data."""
+    return token_latency(tokens=config.data.length - 1, **settings)
+
+
+def searched(config: Config, predicted: Cost | None, *, generates: bool = False) -> list[Cost]:
+    """Return the costs of the search: those named, and those that a budget needs.
+
+    Of a model that writes text, the bytes of its key-value cache always belong to them.
+
+    Raises:
+        InputError: a cost of writing text is named, and the model writes none.
+    """
     names = dict.fromkeys([*config.search.costs, *config.budget])
     names.pop(LATENCY, None)
-    costs = [_KNOWN[name]() for name in names]
+    if generates:
+        names["kv_cache_bytes"] = None
+    elif wrong := [name for name in names if name in _WRITING]:
+        raise InputError(f"{wrong[0]} is a cost of writing text, and {config.model} writes none")
+    costs = [per_token(config) if name == TOKEN else _KNOWN[name]() for name in names]
     return [*costs, predicted] if predicted is not None and wants_latency(config) else costs

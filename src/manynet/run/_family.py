@@ -14,16 +14,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from manynet._inputs import call, evaluating
 from manynet.cost import Cost, macs
+from manynet.deploy import describable
 from manynet.elastic import elastic
+from manynet.elastic._choices import Ratios
 from manynet.errors import BudgetError
 from manynet.family import Blueprint, Family
-from manynet.models import load
+from manynet.models import has_adapters, load, without_adapters
 from manynet.run._plan import Pace, Plan
 from manynet.run._work import Work
 from manynet.search import Record
 from manynet.space import Arch, Space
-from manynet.train import Distill, Objective, Sampler, Sandwich, Task, TrainingLog, Uniform, train
+from manynet.train import (
+    Distill,
+    DistillTokens,
+    Objective,
+    Sampler,
+    Sandwich,
+    Task,
+    TaughtBy,
+    TrainingLog,
+    Uniform,
+    token_loss,
+    train,
+)
 
 __all__ = [
     "check_budget",
@@ -37,11 +52,14 @@ __all__ = [
 
 START = Path("checkpoints", "start")
 WARM_UP = Path("checkpoints", "warm-up")
+_RANK = "*.lora_A.*"
 _TIMED = 8
 _WORTH_THREADS = 1e9
 """MACs of a batch below which PyTorch gets one thread."""
 _WATCHED = 1024
 """Validation samples that the curves of the training are taken on."""
+_WATCHED_TEXTS = 32
+"""Sequences that the curves of a language model are taken on."""
 
 
 def convert(work: Work) -> Family:
@@ -76,8 +94,18 @@ def threads_for(work: Work, family: Family) -> int:
 
 def _elastic(work: Work, model: nn.Module) -> Family:
     settings = work.config.elastic.model_dump(exclude={"warmup_epochs"})
+    if work.config.train.lora is not None:
+        settings["width"] = _whole_adapters(settings["width"])
     inputs = work.material.example_inputs()
-    return elastic(model.train(), inputs, source=work.material.source, **settings)
+    family = elastic(model.train(), inputs, source=work.material.source, **settings)
+    return describable(family) if "transformers" in work.config.deploy.formats else family
+
+
+def _whole_adapters(width: Ratios) -> Ratios:
+    """Return the widths with every adapter's rank left whole: it is merged away in the end."""
+    if isinstance(width, Mapping):
+        return {_RANK: (1.0,), **width}
+    return {_RANK: (1.0,), "*": width} if width else width
 
 
 @dataclass(frozen=True)
@@ -91,7 +119,7 @@ class _Largest:
 
 def _warmed_up(work: Work, family: Family) -> nn.Module:
     """Train the largest network for a while, so that its channels can be put in order."""
-    settings = _settings(work) | {"sampler": _Largest(), "objective": Task()}
+    settings = _settings(work, family) | {"sampler": _Largest(), "objective": _task(work)}
     _train(
         work,
         family,
@@ -134,7 +162,7 @@ def train_family(work: Work, family: Family, plan: Plan) -> Family:
         trained = load(work.folder, model=work.material.build()).to(work.device)
         work.progress("train the family")(1, 1, "done before")
         return trained
-    settings = _settings(work)
+    settings = _settings(work, family)
     log = _train(
         work,
         family,
@@ -167,7 +195,7 @@ def pace_of(work: Work) -> Pace:
         seed=work.config.seed,
         device=str(work.device),
         progress=note,
-        **_settings(work),
+        **_settings(work, family),
     )
     a_step = statistics.median(later - tick for tick, later in itertools.pairwise(ticks))
     loader = not isinstance(data, tuple) and hasattr(data, "batch_sampler")
@@ -213,7 +241,7 @@ def train_alone(
         part: which of how many networks of this stage it is, counted from 0.
     """
     family = family_of_one(member.train(), work.material.example_inputs())
-    settings = _settings(work) | {"objective": Task(), "sampler": Uniform()}
+    settings = _settings(work, family) | {"objective": _task(work), "sampler": Uniform()}
     if rate != 1.0:
         known = settings["learning_rate"] or {"sgd": 0.1, "adamw": 1e-3}[settings["optimizer"]]
         settings["learning_rate"] = rate * known
@@ -256,7 +284,7 @@ def _train(
     )
 
 
-def _settings(work: Work) -> dict[str, Any]:
+def _settings(work: Work, family: Family) -> dict[str, Any]:
     """Return the arguments of `train` that the config holds."""
     config = work.config.train
     named = {
@@ -264,13 +292,16 @@ def _settings(work: Work) -> dict[str, Any]:
         "sampler",
         "random",
         "objective",
+        "teacher",
+        "lora",
+        "checkpointing",
         "temperature",
         "label_smoothing",
         "augment",
     }
     return config.model_dump(exclude=named) | {
         "sampler": _sampler(work),
-        "objective": _objective(work),
+        "objective": _objective(work, family),
         "augment": _augment(work),
     }
 
@@ -280,11 +311,33 @@ def _sampler(work: Work) -> Sampler:
     return Sandwich(config.random) if config.sampler == "sandwich" else Uniform(config.random + 2)
 
 
-def _objective(work: Work) -> Objective:
+def _task(work: Work) -> Objective:
+    return Task() if work.material.task == "classify" else Task(token_loss)
+
+
+def _objective(work: Work, family: Family) -> Objective:
     config = work.config.train
     if config.objective == "task":
-        return Task()
-    return Distill(config.temperature, label_smoothing=config.label_smoothing)
+        return _task(work)
+    found = Distill(config.temperature, label_smoothing=config.label_smoothing)
+    if work.material.task != "classify":
+        found = DistillTokens(config.temperature)
+    if config.teacher == "largest":
+        return found
+    return TaughtBy(_original(work, family), found)
+
+
+def _original(work: Work, family: Family) -> nn.Module | Callable[[Any], object]:
+    """Return the frozen original; adapted, the family holds it itself, under its adapters."""
+    if not has_adapters(family.shared):
+        return work.original
+
+    def ask(inputs: Any) -> object:
+        member = family.at(family.space.largest)
+        with without_adapters(member), evaluating(member):
+            return call(member, inputs)
+
+    return ask
 
 
 def _augment(work: Work) -> Callable[[Tensor], Tensor] | None:
@@ -297,9 +350,8 @@ def _augment(work: Work) -> Callable[[Tensor], Tensor] | None:
 
 def _curves(work: Work) -> Callable[[Family], Mapping[str, Mapping[str, float]]]:
     """Return what judges the largest, the smallest and one random member after each epoch."""
-    from manynet.search import accuracy
-
-    metric = work.quality or accuracy(work.material.val, limit=_WATCHED)
+    watched = _WATCHED if work.material.task == "classify" else _WATCHED_TEXTS
+    metric = work.quality or work.judge(work.material.val, limit=watched)
 
     def validate(family: Family) -> dict[str, dict[str, float]]:
         space = family.space

@@ -10,7 +10,7 @@ from manynet._files import write_json
 from manynet.cost import by_layer, latency
 from manynet.errors import StorageError
 from manynet.family import Family
-from manynet.run._costs import LATENCY, searched
+from manynet.run._costs import LATENCY, TOKEN, per_token, searched
 from manynet.run._latency import predictor
 from manynet.run._plan import Plan
 from manynet.run._work import Work
@@ -39,7 +39,7 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
     front = search(
         family,
         work.metric,
-        costs=searched(work.config, predicted),
+        costs=searched(work.config, predicted, generates=work.generates),
         evaluations=plan.evaluations,
         strategy=config.strategy,
         population=config.population,
@@ -68,17 +68,19 @@ def read_front(work: Work) -> Front:
 
 def _timed(work: Work, family: Family, front: Front) -> Front:
     """Return the front with the measured latency of each member; measured once, then stored."""
-    clock = latency(str(work.device), repeats=20, time_limit_s=0.2)
+    how: dict[str, Any] = {"device": str(work.device), "repeats": 20, "time_limit_s": 0.2}
+    clock = per_token(work.config, **how) if work.generates else latency(**how)
+    name = TOKEN if work.generates else LATENCY
     step = work.progress("measure latency")
     records = []
     with work.store() as store:
         for number, record in enumerate(front, start=1):
-            found = store.get(record.arch, LATENCY, context=_MEASURED)
+            found = store.get(record.arch, name, context=_MEASURED)
             if found is None:
                 member = family.extract(record.arch).eval()
                 value = clock(member, work.material.example_inputs())
-                found = store.add(record.arch, {LATENCY: value}, context=_MEASURED)[LATENCY]
-            records.append(Record(record.arch, record.quality, {**record.costs, LATENCY: found}))
+                found = store.add(record.arch, {name: value}, context=_MEASURED)[name]
+            records.append(Record(record.arch, record.quality, {**record.costs, name: found}))
             step(number, len(front), f"{found:.2f} ms")
     return Front(tuple(records), front.metric, front.higher_is_better, front.history)
 

@@ -43,6 +43,8 @@ class Material:
         train: what the family learns from.
         val: what members are compared on.
         test: what is looked at once, in the end; None where there is none.
+        task: what the targets are: `classify`, `causal` or `masked`.
+        tokenizer: of a language model.
     """
 
     build: Callable[[], nn.Module]
@@ -50,6 +52,8 @@ class Material:
     train: Any
     val: Any
     test: Any = None
+    task: str = "classify"
+    tokenizer: Any = None
 
     def example_inputs(self) -> Inputs:
         """Return inputs of two samples, for tracing and counting."""
@@ -98,14 +102,55 @@ def from_config(config: Config) -> Material:
             "this run was started from Python with a network or data of its own; go on with it "
             "there: manynet.run(model, train_data, val_data, folder=…)"
         )
+    if config.model.startswith("hf:"):
+        return language_material(config)
+    _only_for_language(config)
     data = _load(config)
     name = _fitted(config.model, data)
     return Material(_builder(name, config), name, data.train, data.val, data.test)
 
 
-def _load(config: Config) -> Data:
+def _only_for_language(config: Config) -> None:
+    for key, given in (("lora", config.train.lora), ("checkpointing", config.train.checkpointing)):
+        if given:
+            raise InputError(
+                f"train.{key} is for language models, and the model is {config.model}; leave it "
+                "out, or name a model as hf:FOLDER"
+            )
+
+
+def language_material(config: Config) -> Material:
+    """Return a language model and its text, with a new head where a text's class is wanted.
+
+    Raises:
+        InputError: the model or the text is not there, or they do not fit each other.
+    """
+    path, _, query = config.model.removeprefix("hf:").partition("?")
+    given = dict(parse_qsl(query))
+    tokenizer = models.tokenizer_of(path)
+    task = given.get("task") or models.kind_of(path)
+    data = _load(config, tokenizer=tokenizer, task=task)
+    wanted: dict[str, Any] = {}
+    found = getattr(data, "task", "classify")
+    if found == "classify":
+        wanted = {"task": "classify", "num_labels": len(data.classes)}
+    elif task not in ("causal", "masked"):
+        raise InputError(
+            f"{config.model} is a model for {task!r}, and {config.data.name} has no labels; give "
+            "lines TEXT<TAB>LABEL in a .tsv file, or say ?task=causal or ?task=masked"
+        )
+    if config.train.lora is not None:
+        wanted["lora"] = config.train.lora.rank
+    if config.train.checkpointing:
+        wanted["checkpointing"] = True
+    name = with_options(config.model, {k: v for k, v in wanted.items() if k not in given})
+    parts = data.train, data.val, data.test
+    return Material(_builder(name, config), name, *parts, task=found, tokenizer=tokenizer)
+
+
+def _load(config: Config, **more: Any) -> Data:
     options = config.data.model_dump(exclude={"name"})
-    return load_data(config.data.name, seed=config.seed, **options)
+    return load_data(config.data.name, seed=config.seed, **options, **more)
 
 
 def _fitted(name: str, data: Data) -> str:
@@ -166,17 +211,26 @@ def from_objects(
     Raises:
         InputError: the network is no module, or there is no validation data.
     """
+    if isinstance(model, str) and model.startswith("hf:") and isinstance(train, str):
+        return language_material(config)
     if isinstance(train, str):
         train = _load(config)
     name = model if isinstance(model, str) else None
+    task, tokenizer = "classify", None
     if isinstance(train, Data):
         name = _fitted(name, train) if name else None
+        task, tokenizer = getattr(train, "task", task), getattr(train, "tokenizer", None)
         train, val, test = train.train, val or train.val, test or train.test
     if val is None:
         raise InputError("run needs validation data, which members are compared on")
     if name is not None:
-        return Material(_builder(name, config), name, train, val, test)
+        built = _builder(name, config)
+        return Material(built, name, train, val, test, task=task, tokenizer=tokenizer)
     if not isinstance(model, nn.Module):
         raise InputError(f"run takes an nn.Module or the name of one, not {type(model).__name__}")
     kept = copy.deepcopy(model)
-    return Material(lambda: copy.deepcopy(kept), None, train, val, test)
+
+    def build() -> nn.Module:
+        return copy.deepcopy(kept)
+
+    return Material(build, None, train, val, test, task=task, tokenizer=tokenizer)

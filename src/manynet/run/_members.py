@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from manynet.deploy import Manifest, export_member, load_weights, read_manifest
+from manynet.deploy import Manifest, export_member, load_plain, load_weights, read_manifest
 from manynet.errors import BudgetError, InputError
 from manynet.family import Family
 from manynet.run._family import train_alone
 from manynet.run._plan import Plan
 from manynet.run._work import Work
-from manynet.search import Front, Record, accuracy
+from manynet.search import Front, Record
 
 __all__ = ["NAMES", "chosen", "export_again", "load_member", "ship", "ship_one", "test_figures"]
 
@@ -100,6 +100,7 @@ def _export(
         int8=work.samples if int8 else None,
         test=work.material.test if int8 else None,
         tolerance=config.tolerance,
+        tokenizer=work.material.tokenizer,
         **kept,
     )
 
@@ -121,10 +122,11 @@ def _tuned(
 
 
 def test_figures(work: Work, member: nn.Module) -> dict[str, float]:
-    """Return the member's accuracy on the test data, which nothing else has looked at."""
+    """Return the member's quality on the test data, which nothing else has looked at."""
     if work.material.test is None:
         return {}
-    return {"test_accuracy": float(accuracy(work.material.test)(member))}
+    judge = work.judge(work.material.test)
+    return {f"test_{judge.name}": float(judge(member))}
 
 
 def load_member(work: Work, family: Family, name: str) -> tuple[nn.Module, Manifest]:
@@ -135,6 +137,8 @@ def load_member(work: Work, family: Family, name: str) -> tuple[nn.Module, Manif
     """
     folder = work.folder / "members" / name
     manifest = read_manifest(folder)
+    if any(record.format == "transformers" for record in manifest.files):
+        return load_plain(folder).to(work.device), manifest
     if manifest.arch is None or not (folder / "model.safetensors").is_file():
         raise InputError(
             f"{folder} holds no arch or no model.safetensors; take the member out again with "
@@ -162,4 +166,4 @@ def export_again(work: Work, family: Family, name: str, formats: tuple[str, ...]
     )
 
 
-_FORMATS = ("onnx", "torch", "safetensors")
+_FORMATS = ("onnx", "torch", "safetensors", "transformers")

@@ -109,7 +109,8 @@ def extract_verb(
         record = front.best(**budget)
         _check_free(folder / "members" / name, record)
         family, _ = _family_and_plan(work)
-        formats = ("safetensors",)
+        plain = "transformers" in work.config.deploy.formats
+        formats = ("transformers",) if plain else ("safetensors",)
         return ship_one(work, family, name, record, front, formats=formats)
 
 

@@ -19,7 +19,7 @@ from manynet.deploy import calibrate
 from manynet.run._events import Event, Tell, silent
 from manynet.run._folder import environment
 from manynet.run._material import Material
-from manynet.search import Quality, Store, accuracy
+from manynet.search import Metric, Quality, Store, accuracy, perplexity
 
 __all__ = ["Work", "own_state"]
 
@@ -33,7 +33,8 @@ class Work:
         config: what was asked for.
         material: the network and the data.
         tell: hears what the run does.
-        quality: what judges a member; None for the accuracy on the validation data.
+        quality: what judges a member; None for the accuracy, or the perplexity of a language
+            model, on the validation data.
     """
 
     folder: Path
@@ -54,7 +55,23 @@ class Work:
     @cached_property
     def metric(self) -> Quality:
         """What judges a member."""
-        return self.quality or accuracy(self.material.val)
+        return self.quality or self.judge(self.material.val)
+
+    def judge(self, data: Any, *, limit: int | None = None) -> Metric:
+        """Return what the run's kind of model is judged by, on some data."""
+        if self.generates or self.material.task == "masked":
+            return perplexity(data, limit=limit)
+        return accuracy(data, limit=limit)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes text."""
+        return self.material.task == "causal"
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """The network as it came, frozen."""
+        return self.material.build().eval().requires_grad_(False).to(self.device)
 
     @cached_property
     def samples(self) -> list[tuple[Any, Any]]:

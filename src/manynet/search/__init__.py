@@ -14,6 +14,7 @@ from manynet.search.metrics import accuracy as accuracy
 from manynet.search.metrics import loss as loss
 from manynet.search.metrics import metric as metric
 from manynet.search.nsga2 import NSGA2 as NSGA2
+from manynet.search.perplexity import perplexity as perplexity
 from manynet.search.random_ import Exhaustive as Exhaustive
 from manynet.search.random_ import Random as Random
 from manynet.search.store import Entry as Entry
@@ -43,5 +44,6 @@ __all__ = [
     "loss",
     "make_strategy",
     "metric",
+    "perplexity",
     "search",
 ]

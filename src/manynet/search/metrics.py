@@ -30,7 +30,17 @@ from manynet.space import Arch
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-__all__ = ["Metric", "accuracy", "finite", "loss", "metric", "tensor_bytes"]
+__all__ = [
+    "BatchesOnce",
+    "Data",
+    "Metric",
+    "accuracy",
+    "finite",
+    "logits_in",
+    "loss",
+    "metric",
+    "tensor_bytes",
+]
 
 HOLD_BYTES = 2**31
 """Data up to this size is kept as tensors on the member's device; more is streamed."""
@@ -126,7 +136,7 @@ def accuracy(
         >>> round(judge(nn.Identity()), 3)
         0.667
     """
-    return Metric("accuracy", _Supervised(_Batches(data, batch_size, device, limit), _hits))
+    return Metric("accuracy", _Supervised(BatchesOnce(data, batch_size, device, limit), _hits))
 
 
 def loss(
@@ -158,14 +168,14 @@ def loss(
     def total(outputs: Tensor, targets: Tensor) -> Tensor:
         return function(outputs, targets) * len(targets)
 
-    judge = _Supervised(_Batches(data, batch_size, device, limit), total)
+    judge = _Supervised(BatchesOnce(data, batch_size, device, limit), total)
     return Metric("loss", judge, higher_is_better=False)
 
 
 class _Supervised:
     """The mean over samples of `score(outputs, targets)`, which sums over a batch."""
 
-    def __init__(self, batches: _Batches, score: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, batches: BatchesOnce, score: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.batches = batches
         self.score = score
 
@@ -177,7 +187,7 @@ class _Supervised:
     def __call__(self, member: nn.Module) -> float:
         total, count = None, 0
         for inputs, targets in self.batches.on(device_of(member)):
-            score = self.score(_tensor(call(member, inputs)), targets)
+            score = self.score(logits_in(call(member, inputs)), targets)
             total = score if total is None else total + score
             count += len(targets)
         if total is None:
@@ -185,7 +195,7 @@ class _Supervised:
         return float(total) / count
 
 
-class _Batches:
+class BatchesOnce:
     """Batches of `(inputs, targets)`, read once and kept on a device where they are not too big."""
 
     def __init__(
@@ -200,6 +210,7 @@ class _Batches:
         self._fingerprint = ""
 
     def on(self, device: torch.device) -> Iterable[_Batch]:
+        """Return the batches, on a device."""
         device = self._device or device
         if not self._fingerprint:
             self._look()
@@ -260,7 +271,8 @@ def _move(batch: _Batch, device: torch.device) -> _Batch:
     return moved(batch[0], device), batch[1].to(device)
 
 
-def _tensor(outputs: object) -> Tensor:
+def logits_in(outputs: object) -> Tensor:
+    """Return the logits of what a network returned: itself, or its `logits`."""
     outputs = getattr(outputs, "logits", outputs)
     if not isinstance(outputs, Tensor):
         raise InputError(

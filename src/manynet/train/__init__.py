@@ -30,10 +30,13 @@ from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_gr
 from manynet.train.samplers import Sampler, Sandwich, Uniform
 from manynet.train.schedules import Schedule, constant, cosine, exponential, warmed_up
 from manynet.train.step import accumulate
+from manynet.train.teacher import TaughtBy
+from manynet.train.tokens import DistillTokens, token_loss
 from manynet.train.trainer import train
 
 __all__ = [
     "Distill",
+    "DistillTokens",
     "Ema",
     "Hardware",
     "Loss",
@@ -44,6 +47,7 @@ __all__ = [
     "Sandwich",
     "Schedule",
     "Task",
+    "TaughtBy",
     "TrainData",
     "TrainingLog",
     "Uniform",
@@ -59,6 +63,7 @@ __all__ = [
     "make_optimizer",
     "parameter_groups",
     "save_checkpoint",
+    "token_loss",
     "train",
     "warmed_up",
 ]

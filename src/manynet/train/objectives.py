@@ -132,12 +132,12 @@ class Distill:
             return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         if is_teacher or teacher is None:
             return self.loss(logits, targets)
-        soft = self._divergence(logits, self.logits(teacher).detach())
+        soft = self._divergence(logits, self.logits(teacher).detach(), targets)
         if not self.labels:
             return soft
         return self.labels * self.loss(logits, targets) + (1 - self.labels) * soft
 
-    def _divergence(self, logits: Tensor, teacher: Tensor) -> Tensor:
+    def _divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
         own = functional.log_softmax(logits / self.temperature, dim=self.dim)
         wanted = functional.log_softmax(teacher / self.temperature, dim=self.dim)
         total = functional.kl_div(own, wanted, reduction="sum", log_target=True)
