@@ -229,10 +229,10 @@ def _batch(batch: Any) -> Batch:
     if isinstance(batch, tuple | list) and batch:
         inputs, targets = batch[0], (batch[1] if len(batch) > 1 else None)
         return (inputs if isinstance(inputs, Mapping) else as_inputs(inputs)), targets
-    if isinstance(batch, Mapping) and batch:
+    if isinstance(batch, Mapping) and any(isinstance(v, Tensor) for v in batch.values()):
         named = {name: value for name, value in batch.items() if name != "labels"}
         return named, batch.get("labels")
     raise InputError(
-        "a batch should be a tensor, (inputs, targets) or named inputs with their labels; found "
+        "a batch should be a tensor, (inputs, targets) or named inputs with labels; found "
         f"{type(batch).__name__}"
     )

@@ -46,15 +46,16 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="torchvision:NAME, timm:NAME, FILE.py:FUNCTION or manynet:small_cnn; options may "
-        "follow, as in torchvision:resnet18?num_classes=10.",
+        help="torchvision:NAME, timm:NAME, hf:FOLDER, FILE.py:FUNCTION or manynet:small_cnn; "
+        "options may follow, as in torchvision:resnet18?num_classes=10.",
     ),
 ]
 Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="digits, cifar10, a folder of images, a .parquet file, hf:NAME or FILE.py:FUNCTION.",
+        help="digits, cifar10, a folder of images, a .parquet file, hf:NAME, text:FILE or "
+        "FILE.py:FUNCTION.",
     ),
 ]
 Out = Annotated[
@@ -89,7 +90,11 @@ Set = Annotated[
 Name = Annotated[str, typer.Option(metavar="NAME", help="What the member is called.")]
 Format = Annotated[
     list[str] | None,
-    typer.Option("--format", metavar="FORMAT", help="onnx, torch or safetensors; may be repeated."),
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="onnx, torch, safetensors or transformers; may be repeated.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]

@@ -18,7 +18,6 @@ from manynet._inputs import call, evaluating
 from manynet.cost import Cost, macs
 from manynet.deploy import describable
 from manynet.elastic import elastic
-from manynet.elastic._choices import Ratios
 from manynet.errors import BudgetError
 from manynet.family import Blueprint, Family
 from manynet.models import has_adapters, load, without_adapters
@@ -101,7 +100,7 @@ def _elastic(work: Work, model: nn.Module) -> Family:
     return describable(family) if "transformers" in work.config.deploy.formats else family
 
 
-def _whole_adapters(width: Ratios) -> Ratios:
+def _whole_adapters(width: Any) -> Any:
     """Return the widths with every adapter's rank left whole: it is merged away in the end."""
     if isinstance(width, Mapping):
         return {_RANK: (1.0,), **width}

@@ -10,6 +10,7 @@ from manynet._files import write_json
 from manynet.cost import by_layer, latency
 from manynet.errors import StorageError
 from manynet.family import Family
+from manynet.models import merge_adapters
 from manynet.run._costs import LATENCY, TOKEN, per_token, searched
 from manynet.run._latency import predictor
 from manynet.run._plan import Plan
@@ -77,7 +78,7 @@ def _timed(work: Work, family: Family, front: Front) -> Front:
         for number, record in enumerate(front, start=1):
             found = store.get(record.arch, name, context=_MEASURED)
             if found is None:
-                member = family.extract(record.arch).eval()
+                member = merge_adapters(family.extract(record.arch).eval())
                 value = clock(member, work.material.example_inputs())
                 found = store.add(record.arch, {name: value}, context=_MEASURED)[name]
             records.append(Record(record.arch, record.quality, {**record.costs, name: found}))
