@@ -105,8 +105,9 @@ class Freshness:
         self.first = self.sources[0]
         blocks = [leaf for leaf in leaves if leaf.view is not None]
         self._views = [leaf.view for leaf in blocks if leaf.view is not None]
-        self._targets = [leaf.tensor.detach() for leaf in blocks]  # shares the version counter
-        self._silent = [leaf.tensor.data for leaf in blocks]  # does not share it
+        # a detached tensor shares the version counter, `data` does not
+        self._targets = [_shaped(leaf.tensor.detach(), leaf.view) for leaf in blocks]
+        self._silent = [_shaped(leaf.tensor.data, leaf.view) for leaf in blocks]
         self._others = [leaf for leaf in leaves if leaf.view is None]
         self._note()
 
@@ -131,6 +132,8 @@ class Freshness:
 
     def __call__(self, module: nn.Module, inputs: object) -> None:
         if not torch.compiler.is_compiling():
+            if self.touched.waiting:
+                self.touched.drop()
             self.refresh()
 
     def __deepcopy__(self, memo: object) -> _Unbound:
@@ -138,6 +141,10 @@ class Freshness:
 
     def __reduce__(self) -> tuple[type[_Unbound], tuple[()]]:
         return _Unbound, ()
+
+
+def _shaped(tensor: Tensor, like: Tensor | None) -> Tensor:
+    return tensor if like is None or tensor.shape == like.shape else tensor.view(like.shape)
 
 
 class _Unbound:

@@ -262,6 +262,7 @@ class Family:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the shared weights."""
+        self._touched.drop()
         for parameter in self.parameters():
             if set_to_none or parameter.grad is None:
                 parameter.grad = None

@@ -1,8 +1,8 @@
 """How a tensor of a member stays in step with the shared tensors that it is read from.
 
 *Pull*: the value is written into the member's own storage, in place, when a source has changed.
-*Push*: a hook takes the gradient that arrives at the member's parameter and adds it to the shared
-gradients. The forward pass stays the user's own, and a parameter's storage never moves.
+*Push*: a hook sees to it that the gradient of the member's parameter reaches the shared ones.
+The forward pass stays the user's own, and a parameter's storage never moves.
 """
 
 from __future__ import annotations
@@ -10,31 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manynet.bindings.axes import Index
+from manynet.bindings.lattice import lattice_of
 from manynet.bindings.protocol import Computed, Part, Reading
+from manynet.bindings.push import Push, Touched
 
 __all__ = ["Leaf", "Touched", "bind", "read"]
-
-
-class Touched:
-    """What gradients have reached since the last step of a guarded optimizer.
-
-    `generation` counts the gradients that arrived, whoever steps: after one, shared weights may
-    change in a way that PyTorch's version counters miss, as they do with fused optimizers.
-    """
-
-    def __init__(self) -> None:
-        self.parts: dict[str, set[Part]] = {}
-        self.generation = 0
-
-    def add(self, part: Part) -> None:
-        """Note that a gradient has reached `part`."""
-        self.parts.setdefault(part.source, set()).add(part)
-        self.generation += 1
 
 
 def read(tensor: Tensor, part: Part) -> Tensor:
@@ -48,24 +31,6 @@ def read(tensor: Tensor, part: Part) -> Tensor:
         else:
             tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
     return tensor
-
-
-def add_to(total: Tensor, part: Part, value: Tensor) -> None:
-    """Add `value` to `part` of `total`, in place."""
-    block = part.block
-    if block is not None:
-        total[block].add_(value)
-        return
-    view = total[tuple(i if isinstance(i, slice) else slice(None) for i in part.index)]
-    grid = _grid(view, part.index)
-    view[grid] = view[grid] + value  # a member never reads a position twice
-
-
-def _grid(view: Tensor, index: tuple[Index, ...]) -> tuple[Tensor, ...]:
-    ranges = [
-        np.arange(n) if isinstance(i, slice) else i for i, n in zip(index, view.shape, strict=True)
-    ]
-    return tuple(torch.from_numpy(axis).to(view.device) for axis in np.ix_(*ranges))
 
 
 @dataclass(eq=False)
@@ -84,7 +49,8 @@ class Leaf:
     sources: tuple[Tensor, ...] = ()
     pull: Callable[[Tensor, bool], None] | None = None
     view: Tensor | None = None
-    """Where the value is a block of a shared tensor: that block, to copy from without a call."""
+    """Where the value is a view of a shared tensor: that view, to copy from without a call. It may
+    have more dimensions than `tensor`, see `Lattice`."""
 
 
 def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Leaf:
@@ -99,15 +65,17 @@ def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Le
     source = shared[reading.source]
     if reading.whole:
         return Leaf(source)
-    value = read(source.detach(), reading)
-    view = value if reading.block is not None else None
+    lattice = lattice_of(reading.index, source.shape)
+    view = None if lattice is None else lattice.view(source.detach())
     if view is not None and view.is_contiguous():
         leaf = Leaf(_like(source, view))
     else:
-        tensor = _like(source, value if view is None else view.clone())
-        leaf = Leaf(tensor, (source,), _CopyPart(source, reading), view)
+        value = read(source.detach(), reading)
+        own = value.contiguous() if reading.block is None else value.clone()
+        leaf = Leaf(_like(source, own), (source,), _CopyPart(source, reading), view)
     if leaf.tensor.requires_grad:
-        leaf.tensor.register_post_accumulate_grad_hook(_PushPart(source, reading, touched, view))
+        push = Push(source, reading, touched, lattice, leaf.tensor.nbytes)
+        leaf.tensor.register_post_accumulate_grad_hook(push)
     return leaf
 
 
@@ -123,34 +91,6 @@ class _CopyPart:
 
     def __call__(self, target: Tensor, track: bool) -> None:
         target.copy_(read(self.source, self.part))
-
-
-class _PushPart:
-    """Carries a gradient to a part of one shared parameter. Runs once a parameter and pass."""
-
-    def __init__(self, source: Tensor, part: Part, touched: Touched, view: Tensor | None) -> None:
-        self.source, self.part, self.touched = source, part, touched
-        self.stride = source.stride()
-        self.place: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
-        if view is not None:
-            start = int(view.storage_offset()) - int(source.storage_offset())
-            self.place = (tuple(view.shape), view.stride(), start)
-
-    def __call__(self, leaf: Tensor) -> None:
-        grad = leaf.grad
-        if grad is None:
-            return
-        leaf.grad = None
-        if torch.is_grad_enabled():  # a second derivative is asked for
-            grad = grad.detach()
-        total = self.source.grad
-        if total is None:
-            total = self.source.grad = torch.zeros_like(self.source, requires_grad=False)
-        if self.place is not None and total.stride() == self.stride:
-            total.as_strided(*self.place).add_(grad)  # a third of the time of indexing
-        else:
-            add_to(total, self.part, grad)
-        self.touched.add(self.part)
 
 
 def _bind_computed(reading: Computed, shared: Mapping[str, Tensor], touched: Touched) -> Leaf:

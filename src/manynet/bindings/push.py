@@ -1,0 +1,166 @@
+"""Gradients of members on their way to the shared ones.
+
+A hook on each of a member's parameters only notes that a gradient has arrived. When the backward
+pass is over, or enough has gathered, all of them are added to the shared gradients in one call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from manynet.bindings.axes import Index
+from manynet.bindings.lattice import Lattice
+from manynet.bindings.protocol import Part
+
+__all__ = ["Push", "Touched"]
+
+GATHERED_BYTES = 1 << 24
+"""How much may wait, so that a pass never holds a second full-sized gradient."""
+
+_pass: Callable[[], int] = torch._C._current_graph_task_id
+
+
+class Touched:
+    """What gradients have reached, and those that wait until their backward pass is over.
+
+    `parts` is what they have reached since the last step of a guarded optimizer. `generation`
+    counts those that arrived, whoever steps: after one, shared weights may change in a way that
+    PyTorch's version counters miss, as they do with fused optimizers.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, set[Part]] = {}
+        self.generation = 0
+        self.waiting: list[tuple[Push, Tensor]] = []
+        self.bytes = 0
+        self.noted = -1
+        """The last backward pass at whose end `settle` will run."""
+
+    def add(self, part: Part) -> None:
+        """Note that a gradient has reached `part`."""
+        self.parts.setdefault(part.source, set()).add(part)
+        self.generation += 1
+
+    def settle_after(self, number: int) -> None:
+        """See to it that nothing waits when the backward pass `number`, this one, is over."""
+        self.noted = number
+        # `DistributedDataParallel` averages at the end of the pass too, and must come first
+        _when_over(lambda: _when_over(self.settle))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Add what waits to the shared gradients."""
+        waiting, self.waiting, self.bytes = self.waiting, [], 0
+        places: dict[int, Tensor] = {}
+        grads: list[Tensor] = []
+        for push, leaf in waiting:
+            grad = leaf.grad
+            if grad is None:
+                continue
+            leaf.grad = None
+            self.add(push.part)
+            total = push.total()
+            if push.lattice is None:
+                push.scatter(total, grad)
+                continue
+            if id(total) in places:  # two members of one pass: one after the other
+                _add(places, grads)
+            places[id(total)] = push.place(total)
+            grads.append(grad if push.shape is None else grad.reshape(push.shape))
+        _add(places, grads)
+
+    def drop(self) -> None:
+        """Forget what a backward pass that failed has left behind."""
+        if _pass() == -1:
+            for _, leaf in self.waiting:
+                leaf.grad = None
+            self.waiting, self.bytes = [], 0
+
+
+def _when_over(function: Callable[[], None]) -> None:
+    torch.autograd.Variable._execution_engine.queue_callback(function)
+
+
+def _add(places: dict[int, Tensor], grads: list[Tensor]) -> None:
+    if grads:
+        torch._foreach_add_(list(places.values()), grads)
+        places.clear()
+        grads.clear()
+
+
+class _Places(dict[str, Tensor]):
+    """Views of a shared gradient, kept with it so that they go when it goes."""
+
+    pointer = 0
+
+    def __deepcopy__(self, memo: object) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return OrderedDict, ()  # which `torch.load` trusts
+
+
+class Push:
+    """Carries the gradients of one leaf to a part of one shared parameter."""
+
+    def __init__(
+        self, source: Tensor, part: Part, touched: Touched, lattice: Lattice | None, size: int
+    ) -> None:
+        self.source, self.part, self.touched, self.lattice = source, part, touched, lattice
+        self.shape = lattice.shape if lattice is not None and lattice.split else None
+        self.key = repr(lattice)  # a string keeps its hash
+        self.bytes = size
+
+    def __call__(self, leaf: Tensor) -> None:
+        """Note that the gradient of `leaf` has arrived; runs within the backward pass."""
+        touched = self.touched
+        touched.waiting.append((self, leaf))
+        touched.bytes += self.bytes
+        number = _pass()
+        if touched.noted != number:
+            touched.settle_after(number)
+        if touched.bytes > GATHERED_BYTES and not _wrapped():
+            touched.settle()
+
+    def total(self) -> Tensor:
+        """Return the shared gradient."""
+        total = self.source.grad
+        if total is None:
+            total = self.source.grad = torch.zeros_like(self.source, requires_grad=False)
+        return total
+
+    def place(self, total: Tensor) -> Tensor:
+        """Return the view of the shared gradient that the leaf's is added to."""
+        assert self.lattice is not None
+        known = total.__dict__.get("_places")
+        if type(known) is not _Places or known.pointer != total.data_ptr():
+            known = total.__dict__["_places"] = _Places()
+            known.pointer = total.data_ptr()
+        place = known.get(self.key)
+        if place is None:  # of a detached tensor: a view keeps its base alive
+            place = known[self.key] = self.lattice.view(total.detach())
+        return place
+
+    def scatter(self, total: Tensor, grad: Tensor) -> None:
+        """Add `grad` to positions that no view can have."""
+        index = self.part.index
+        view = total[tuple(i if isinstance(i, slice) else slice(None) for i in index)]
+        grid = _grid(view, index)
+        view[grid] = view[grid] + grad  # a member never reads a position twice
+
+
+def _grid(view: Tensor, index: tuple[Index, ...]) -> tuple[Tensor, ...]:
+    ranges = [
+        np.arange(n) if isinstance(i, slice) else i for i, n in zip(index, view.shape, strict=True)
+    ]
+    return tuple(torch.from_numpy(axis).to(view.device) for axis in np.ix_(*ranges))
+
+
+def _wrapped() -> bool:
+    """Whether something may still want the gradients of the member itself."""
+    return distributed.is_available() and distributed.is_initialized()
