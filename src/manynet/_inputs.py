@@ -79,23 +79,21 @@ def positional(model: nn.Module, inputs: Tensor | Sequence[object] | Named) -> I
     """
     if not isinstance(inputs, Mapping):
         return as_inputs(inputs)
-    try:
-        bound = inspect.signature(model.forward).bind(**inputs)
-    except TypeError as error:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = inspect.signature(model.forward).parameters
+    order = [name for name, parameter in known.items() if parameter.kind in kinds]
+    wrong = [name for name in inputs if name not in order]
+    if wrong or not inputs:
         raise InputError(
-            f"{type(model).__name__} does not take the inputs {', '.join(inputs)}: {error}"
-        ) from error
-    bound.apply_defaults()
-    given = [name for name, value in bound.arguments.items() if name in inputs]
-    kinds = inspect.signature(model.forward).parameters
-    if any(kinds[name].kind is inspect.Parameter.KEYWORD_ONLY for name in given) or bound.kwargs:
-        named = [name for name in inputs if name not in given] or given
-        raise InputError(
-            f"{type(model).__name__} takes {', '.join(named)} by keyword only; give inputs that "
-            "it takes by position"
+            f"{type(model).__name__} takes {', '.join(order)} by position, and the inputs are "
+            f"{', '.join(inputs) or 'none'}; give those that it takes"
         )
-    last = max(index for index, name in enumerate(bound.arguments) if name in inputs)
-    return as_inputs(bound.args[: last + 1])
+    last = max(order.index(name) for name in inputs)
+    return as_inputs([inputs.get(name, _default(known[name])) for name in order[: last + 1]])
+
+
+def _default(parameter: inspect.Parameter) -> object:
+    return None if parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def call(member: nn.Module, inputs: Tensor | Inputs | Named) -> Any:

@@ -7,6 +7,7 @@ safetensors or gguf only, never from pickle.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ _ENDINGS: dict[str, Kind] = {
     "ForPreTraining": "masked",
     "ForSequenceClassification": "classify",
 }
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -122,6 +124,12 @@ def tokenizer_of(name: str) -> Any:
     """
     transformers = library()
     folder, options = _located(name)
+    found = any(path for pattern in _TOKENIZERS for path in folder.glob(pattern))
+    if not (found or options):  # without a file, transformers makes one that knows no word
+        raise InputError(
+            f"hf:{name}: {folder} has no tokenizer; put tokenizer.json and tokenizer_config.json "
+            "beside config.json, as tokenizer.save_pretrained(folder) does"
+        )
     with quiet():
         try:
             return transformers.AutoTokenizer.from_pretrained(
@@ -130,8 +138,7 @@ def tokenizer_of(name: str) -> Any:
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"hf:{name} has no tokenizer that transformers can read ({first}); put "
-                "tokenizer.json and tokenizer_config.json beside config.json"
+                f"the tokenizer of hf:{name} cannot be read by transformers: {first}"
             ) from error
 
 
@@ -210,7 +217,8 @@ def quiet() -> Iterator[None]:
     transformers.logging.set_verbosity(logging.ERROR)
     transformers.logging.disable_progress_bar()
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of a .gguf file heeds no setting
+            yield
     finally:
         transformers.logging.set_verbosity(verbosity)
         if bars:

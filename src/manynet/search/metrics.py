@@ -273,6 +273,7 @@ def _move(batch: _Batch, device: torch.device) -> _Batch:
 
 def logits_in(outputs: object) -> Tensor:
     """Return the logits of what a network returned: itself, or its `logits`."""
+    outputs = outputs.get("logits") if isinstance(outputs, dict) else outputs
     outputs = getattr(outputs, "logits", outputs)
     if not isinstance(outputs, Tensor):
         raise InputError(
