@@ -62,7 +62,7 @@ def family_of(folder: Path, data: manynet.Data, seed: int) -> Family:
 
 
 def archs_of(space: manynet.Space) -> dict[str, manynet.Arch]:
-    """Return five archs from the smallest to the largest, every choice at one share of its range."""
+    """Return five archs from smallest to largest, every choice at one share of its range."""
     return {
         f"{share:g}": space.arch(
             {c.name: c.values[round(share * (len(c.values) - 1))] for c in space.choices}
@@ -127,8 +127,10 @@ def table() -> None:
                 row["alone"].append(100 * single["accuracy"])
     for name, row in rows.items():
         inside, alone = np.mean(row["family"]), np.mean(row["alone"])
-        print(f"{name:<5} {row['parameters'] / 1e6:6.2f} M weights beside the embeddings  family "
-              f"{inside:5.2f} %  alone {alone:5.2f} %  difference {inside - alone:+.2f}")  # fmt: skip
+        print(
+            f"{name:<5} {row['parameters'] / 1e6:6.2f} M weights beside the embeddings  "
+            f"family {inside:5.2f} %  alone {alone:5.2f} %  difference {inside - alone:+.2f}"
+        )
     settings = {"steps": STEPS, "batch": BATCH, "length": LENGTH, "learning_rate": RATE}
     _measure.write("minilm", {"settings": settings, "members": rows})
 
