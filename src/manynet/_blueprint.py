@@ -41,11 +41,12 @@ class Follow:
 
 @dataclass(frozen=True)
 class Depth:
-    """A run of blocks of which a member keeps the first few.
+    """A run of blocks of which a member keeps the most important ones, in the order of the network.
 
     Args:
         choice: name of the choice that holds how many are kept.
-        blocks: paths of the blocks that can be left out; the last goes first.
+        blocks: paths of the blocks that can be left out, most important first: a member leaves out
+            the last ones of this list. Without an importance it is the order of the network.
     """
 
     choice: str

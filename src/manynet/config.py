@@ -87,7 +87,8 @@ class ElasticConfig(Section):
     """What is elastic: the arguments of `manynet.elastic`, and a warm-up before it.
 
     `warmup_epochs` trains the largest network for so long before its channels are ordered by
-    importance; it pays where the network comes without trained weights.
+    importance; it pays where the network comes without trained weights. An importance that looks at
+    data gets the samples of `search.calibration`.
     """
 
     width: tuple[Share, ...] | dict[str, tuple[Share, ...]] | None = (0.25, 0.5, 0.75, 1.0)
@@ -95,7 +96,8 @@ class ElasticConfig(Section):
     kernel: bool | tuple[Count, ...] | None = None
     kernel_transform: bool = False
     keep: tuple[str, ...] = ()
-    importance: Literal["l1", "l2"] | None = "l2"
+    importance: Literal["l1", "l2", "taylor", "activation"] | None = "l2"
+    depth_importance: Literal["influence"] | None = None
     multiple_of: Count | None = None
     uniform: bool | tuple[str, ...] = False
     strict: bool = False

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from manynet.bindings.axes import Axis, Concat
-from manynet.elastic.importance import l1, l2, named, orders
+from manynet.elastic.importance import calibration_for, l1, l2, orders
 from manynet.errors import InputError
 
 
@@ -58,7 +59,7 @@ def test_ties_keep_the_models_own_order() -> None:
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"importance='l3' is not known"):
-        named("l3")
+        calibration_for(nn.Linear(1, 1), "l3", None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from manynet.bindings.axes import Axis, axes_of, positions
+from manynet._skeleton import Skeleton
+from manynet.bindings.axes import Axis, Dim, axes_of, length, positions
 from manynet.elastic._trace import Trace
 
-__all__ = ["permute_axes", "reorder"]
+__all__ = ["permute_axes", "reorder", "reorder_in_place"]
 
 Order = npt.NDArray[np.int64]
 """Which old position stands at each new one; shorter than the axis where some are left out."""
 
 
+@torch.no_grad()
 def reorder(model: nn.Module, trace: Trace, orders: Mapping[Axis, Order]) -> nn.Module:
     """Return a copy of `model` with the positions of axes in another order.
 
@@ -27,26 +28,68 @@ def reorder(model: nn.Module, trace: Trace, orders: Mapping[Axis, Order]) -> nn.
         trace: its trace.
         orders: the old position of every new one, for each axis that is to change.
     """
-    memo: dict[int, object] = {
-        id(vars(model.get_submodule(path))[name]): {} for path, name in trace.caches
-    }
-    named = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in named:
-        if id(tensor) in memo:
-            continue
-        value = tensor.detach().clone()
-        for axis, dim in enumerate(trace.tensors[name]):
-            if any(factor in orders for factor in axes_of(dim)):
-                index = torch.from_numpy(positions(dim, orders)).to(value.device)
-                value = value.index_select(axis, index)
+    moved: dict[str, Tensor] = {}
+    for name, tensor in _tensors(model):
+        value = _reordered(tensor, trace.tensors[name], orders)
+        value = tensor.detach().clone() if value is None else value
         if isinstance(tensor, nn.Parameter):
-            memo[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad)
+            moved[name] = nn.Parameter(value, requires_grad=tensor.requires_grad)
         else:
-            memo[id(tensor)] = value
-    return copy.deepcopy(model, memo)
+            moved[name] = value
+    copy, _ = Skeleton(model, trace.caches).build(moved)
+    return copy
+
+
+@torch.no_grad()
+def reorder_in_place(model: nn.Module, trace: Trace, orders: Mapping[Axis, Order]) -> None:
+    """Put the positions of axes of `model` itself in another order, tensor by tensor.
+
+    A tensor that changes gets storage of its own, one at a time, and its old storage is let go:
+    what others hold of it, or the file that it is mapped to, stays as it was. The others keep their
+    storage. Gradients and cached tables are dropped.
+
+    Args:
+        model: the network that was traced.
+        trace: its trace.
+        orders: the old position of every new one, for each axis that is to change.
+    """
+    for path, name in trace.caches:
+        vars(model.get_submodule(path))[name] = {}
+    for name, tensor in _tensors(model):
+        tensor.grad = None
+        value = _reordered(tensor, trace.tensors[name], orders)
+        if value is not None:
+            tensor.data = value
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _reordered(
+    tensor: Tensor, dims: tuple[Dim, ...], orders: Mapping[Axis, Order]
+) -> Tensor | None:
+    """Return the tensor in another order, in storage of its own; None where its order stays."""
+    value = tensor.detach()
+    for number, dim in enumerate(dims):
+        if any(axis in orders for axis in axes_of(dim)):
+            value = _reordered_dim(value, number, dim, orders)
+    return None if value.data_ptr() == tensor.data_ptr() and value.device.type != "meta" else value
+
+
+def _reordered_dim(value: Tensor, number: int, dim: Dim, orders: Mapping[Axis, Order]) -> Tensor:
+    """Return `value` with one dimension put in order, factor by factor: whole runs move at once."""
+    value = value.unflatten(number, [length((factor,)) for factor in dim])
+    for place, factor in enumerate(dim, number):
+        if any(_moves(axis, orders) for axis in axes_of((factor,))):
+            index = torch.from_numpy(positions((factor,), orders)).to(value.device)
+            value = value.index_select(place, index)
+    return value.flatten(number, number + len(dim) - 1)
+
+
+def _moves(axis: Axis, orders: Mapping[Axis, Order]) -> bool:
+    return axis in orders and not np.array_equal(orders[axis], np.arange(axis.size))
 
 
 def permute_axes(model: nn.Module, trace: Trace, generator: np.random.Generator) -> nn.Module:

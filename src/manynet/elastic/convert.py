@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from manynet._inputs import positional
-from manynet._skeleton import Skeleton
-from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length, positions
+from manynet._inputs import device_of, evaluating, moved, positional
+from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length
 from manynet.bindings.kernel import KernelTransform
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice
 from manynet.elastic._choices import Ratios, depth_choices, width_choices, with_activity
 from manynet.elastic._kernels import ElasticKernel, find_kernels
+from manynet.elastic._reorder import Order, reorder, reorder_in_place
 from manynet.elastic._trace import Trace, trace_model
 from manynet.elastic._uniform import share_choices
 from manynet.elastic._words import make_report, unknown_operations, why_nothing
-from manynet.elastic.importance import Importance, named, orders
+from manynet.elastic.importance import (
+    BlockImportance,
+    Importance,
+    Loss,
+    calibration_for,
+    order_blocks,
+    orders,
+)
 from manynet.errors import InputError, TraceError
 from manynet.family import Blueprint, Family, Follow
 from manynet.space import Space
@@ -39,16 +44,21 @@ def elastic(
     kernel_transform: bool = False,
     keep: Sequence[str] = (),
     importance: str | Importance | None = "l2",
+    depth_importance: str | BlockImportance | None = None,
+    data: object = None,
+    loss: Loss | None = None,
     multiple_of: int | None = None,
     uniform: bool | Sequence[str] = False,
     strict: bool = False,
+    inplace: bool = False,
     source: str | None = None,
 ) -> Family:
     """Turn a model into a family of networks that share its weights.
 
     The model is run once, without data, to find which channels hang together; nothing has to be
     written for it. Channels are put in order of importance, so that a leading block of them is the
-    best one. The model itself is not changed, and the largest member computes what it computes.
+    best one. The largest member computes what the model computes; the model itself is not changed,
+    unless with `inplace=True`.
 
     Args:
         model: any module. Its mode, training or evaluation, becomes the family's.
@@ -63,8 +73,18 @@ def elastic(
             the sizes to choose from; None: kernels stay.
         kernel_transform: whether smaller kernels go through a learned matrix.
         keep: patterns of module paths or axis names to leave whole, such as `"layer4.*"`.
-        importance: how to order channels: a name of `manynet.elastic.importances`, a function, or
-            None to keep the model's own order.
+        importance: how to order channels, heads and neurons: by the size of their weights (`"l2"`,
+            `"l1"`), by what the loss would lose (`"taylor"`), by the size of their activations
+            (`"activation"`), by a function (see `manynet.elastic.Importance`), or None to keep the
+            model's own order.
+        depth_importance: how to order blocks: `"influence"`, by how much they turn their input, a
+            function (see `manynet.elastic.BlockImportance`), or None: the last of a run is left out
+            first.
+        data: what `"taylor"`, `"activation"` and `"influence"` look at: batches, each a tensor,
+            (inputs, targets) or a mapping of arguments; or tensors or a data set. At most the
+            first 32 batches are used.
+        loss: of the outputs and the targets of a batch, for `"taylor"` and functions; by default
+            the one that the model returns itself, or the cross-entropy.
         multiple_of: sizes are rounded to multiples of this. By default 8 for axes of 64 and more,
             4 for axes of 32 and more, else 1.
         uniform: one choice for the axes that play the same role in each block of a list, as all
@@ -72,6 +92,8 @@ def elastic(
             patterns of names. Their choice is called as they are, with a star for the number.
         strict: raise where an operation of the model is not understood, instead of leaving whole
             what it touches and saying so in the report.
+        inplace: take over the model and its weights instead of a copy, and put them in order one
+            tensor at a time; the model must not be used afterwards.
         source: how the model can be built again, for example `"torchvision:resnet18"`.
 
     Returns:
@@ -97,13 +119,16 @@ def elastic(
             f"elastic takes an nn.Module, not {type(model).__name__}; pass the model itself"
         )
     inputs = positional(model, example_inputs)
-    score = named(importance)
+    _needs_weights(model, importance, depth_importance)
+    calibrated = calibration_for(model, importance, depth_importance, data, loss)
     trace = share_choices(trace_model(model, inputs), uniform)
     if strict and trace.unknown:
         raise TraceError(unknown_operations(trace))
     kernels = find_kernels(model, trace, kernel, keep)
     widths, whole = width_choices(trace, width, keep, multiple_of)
     runs, depths = depth_choices(model, trace, depth, keep)
+    if calibrated is not None and depth_importance is not None and runs:
+        runs = order_blocks(runs, calibrated, depth_importance)
     shared_once = {choice.name: choice for choice in widths.values()}
     choices = [*shared_once.values(), *depths, *(k.choice for k in kernels)]
     if not any(len(choice.values) > 1 for choice in choices):
@@ -113,7 +138,9 @@ def elastic(
         )
     tensors = _with_kernels(trace.tensors, kernels)
     space = Space(with_activity(choices, tensors, runs))
-    shared = _ordered(model, trace, list(widths), score)
+    values = dict(model.named_parameters())
+    order = orders(list(widths), trace.tensors, values, importance, data=calibrated)
+    shared = _ordered(model, trace, order, inplace)
     extra = {
         name: nn.Parameter(matrix)
         for k in (kernels if kernel_transform else ())
@@ -140,50 +167,25 @@ def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _ordered(
-    model: nn.Module, trace: Trace, axes: Sequence[Axis], score: Importance | None
+    model: nn.Module, trace: Trace, orders: Mapping[Axis, Order], inplace: bool
 ) -> nn.Module:
-    """Return a copy of the model whose channels stand in order of importance."""
-    values = {
-        **dict(model.named_parameters()),
-        **dict(model.named_buffers()),
-    }
-    order = {}
-    if score is not None and axes:
-        parameters = dict(model.named_parameters())
-        order = orders(axes, trace.tensors, parameters, score)
-    moved = {}
-    with torch.no_grad():
-        for name, tensor in values.items():
-            moved[name] = _reordered(tensor, trace.tensors[name], order)
-    shared, _ = Skeleton(model, trace.caches).build(moved)
-    return shared
+    """Return the model, or a copy of it, with its channels in order of importance."""
+    if not inplace:
+        return reorder(model, trace, orders)
+    reorder_in_place(model, trace, orders)
+    return model
 
 
-def _reordered(
-    tensor: Tensor, dims: tuple[Dim, ...], order: Mapping[Axis, npt.NDArray[np.int64]]
-) -> Tensor:
-    value = tensor.detach()
-    for number, dim in enumerate(dims):
-        if any(axis in order for axis in axes_of(dim)):
-            value = _reordered_dim(value, number, dim, order)
-    if value.data_ptr() == tensor.data_ptr():
-        value = value.clone()
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value, requires_grad=tensor.requires_grad)
-    return value
-
-
-def _reordered_dim(
-    value: Tensor, number: int, dim: Dim, order: Mapping[Axis, npt.NDArray[np.int64]]
-) -> Tensor:
-    """Return `value` with one dimension put in order, factor by factor: whole runs move at once."""
-    shape = value.shape
-    value = value.unflatten(number, [length((factor,)) for factor in dim])
-    for place, factor in enumerate(dim, number):
-        if any(axis in order for axis in axes_of((factor,))):
-            index = torch.from_numpy(positions((factor,), order)).to(value.device)
-            value = value.index_select(place, index)
-    return value.reshape(shape)
+def _needs_weights(model: nn.Module, importance: object, of_blocks: object) -> None:
+    """Refuse a model on the meta device, unless only the shapes of its family are asked for."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if empty is not None and not importance is of_blocks is None:
+        raise InputError(
+            f"{type(model).__name__} cannot be put in order of importance: {empty} is on the meta "
+            "device and has no values; load the weights first, or pass importance=None and "
+            "depth_importance=None for a family of shapes only"
+        )
 
 
 def _with_kernels(
@@ -251,12 +253,13 @@ def _follows(trace: Trace, kernels: Sequence[ElasticKernel], space: Space) -> tu
 
 def _check_smallest(family: Family, inputs: tuple[Any, ...]) -> None:
     """Run the smallest member once, so that a wrong trace is found here and not in training."""
-    smallest = family.extract(family.space.smallest).eval()
     try:
-        with torch.no_grad():
-            smallest(*inputs)
+        with torch.no_grad(), evaluating(family.at(family.space.smallest)) as member:
+            member(*moved(inputs, device_of(member)))
     except Exception as error:
         raise TraceError(
             f"the smallest member of {type(family.shared).__name__} does not run: {error}; "
             "leave the part that this names whole with keep=(…), and please report the model"
         ) from error
+    finally:
+        family.clear()  # what the member copied is not kept

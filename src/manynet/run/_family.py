@@ -18,6 +18,7 @@ from manynet._inputs import call, evaluating
 from manynet.cost import Cost, macs
 from manynet.deploy import describable
 from manynet.elastic import elastic
+from manynet.elastic.importance import needs_data
 from manynet.errors import BudgetError
 from manynet.family import Blueprint, Family
 from manynet.models import has_adapters, load, without_adapters
@@ -96,7 +97,9 @@ def _elastic(work: Work, model: nn.Module) -> Family:
     if work.config.train.lora is not None:
         settings["width"] = _whole_adapters(settings["width"])
     inputs = work.material.example_inputs()
-    family = elastic(model.train(), inputs, source=work.material.source, **settings)
+    if needs_data(settings["importance"], settings["depth_importance"]):
+        settings["data"] = work.samples
+    family = elastic(model.train(), inputs, source=work.material.source, inplace=True, **settings)
     return describable(family) if "transformers" in work.config.deploy.formats else family
 
 

