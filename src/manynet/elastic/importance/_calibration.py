@@ -151,7 +151,7 @@ def _batches(data: Any) -> Iterator[Batch]:
     if isinstance(data, Mapping):
         yield _batch(data)
     elif isinstance(data, Tensor | tuple | Dataset) or not isinstance(data, Iterable):
-        yield from (Batch(inputs, targets=targets) for inputs, targets in batches(data))
+        yield from map(_batch, batches(data))
     else:
         yield from map(_batch, data)
 
