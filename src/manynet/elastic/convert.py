@@ -114,12 +114,8 @@ def elastic(
     Reference: Cai et al. 2019, arXiv 1908.09791; Fang et al. 2023, arXiv 2301.12900. Unlike
     both, nothing here is written per network.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"elastic takes an nn.Module, not {type(model).__name__}; pass the model itself"
-        )
+    _check_model(model, importance, depth_importance)
     inputs = positional(model, example_inputs)
-    _needs_weights(model, importance, depth_importance)
     calibrated = calibration_for(model, importance, depth_importance, data, loss)
     trace = share_choices(trace_model(model, inputs), uniform)
     if strict and trace.unknown:
@@ -176,8 +172,12 @@ def _ordered(
     return model
 
 
-def _needs_weights(model: nn.Module, importance: object, of_blocks: object) -> None:
-    """Refuse a model on the meta device, unless only the shapes of its family are asked for."""
+def _check_model(model: nn.Module, importance: object, of_blocks: object) -> None:
+    """Refuse what is no model, and one without weights that is to be put in order of them."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"elastic takes an nn.Module, not {type(model).__name__}; pass the model itself"
+        )
     tensors = [*model.named_parameters(), *model.named_buffers()]
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)
     if empty is not None and not importance is of_blocks is None:
