@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import io
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -296,77 +293,6 @@ def test_an_unknown_choice_or_value_is_refused_with_the_nearest() -> None:
 
 
 # -- what users do with members --------------------------------------------------------------
-
-
-def test_extracted_modules_unpickle_without_manynet(tmp_path: Path) -> None:
-    family, x = family_of("mlp")
-    small = family.extract(family.space.smallest)
-    torch.save(small, tmp_path / "small.pt")
-    torch.save((x, small(x)), tmp_path / "pair.pt")
-    code = (
-        "import sys, torch\n"
-        "sys.modules['manynet'] = None\n"
-        f"m = torch.load({str(tmp_path / 'small.pt')!r}, weights_only=False)\n"
-        f"x, y = torch.load({str(tmp_path / 'pair.pt')!r})\n"
-        "assert torch.equal(m(x), y)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_copies_of_a_member_are_bound_to_nothing() -> None:
-    family, x = family_of("residual")
-    member = family.at(family.space.smallest)
-    twin = copy.deepcopy(member)
-    again = pickle.loads(pickle.dumps(member))
-    y = member(x)
-    with torch.no_grad():
-        for p in family.parameters():
-            p.zero_()
-    assert torch.equal(twin(x), y)
-    assert torch.equal(again(x), y)
-    assert not torch.equal(member(x), y)
-
-
-def test_torch_export_of_a_member_and_of_its_extraction() -> None:
-    family, x = family_of("residual", kernel=True)
-    arch = family.space.smallest
-    for model in (family.at(arch), family.extract(arch)):
-        program = torch.export.export(model, (x,))
-        assert torch.allclose(program.module()(x), model(x), atol=1e-5)
-
-
-def test_compiled_members_are_not_compiled_again() -> None:
-    family, x = family_of("mlp")
-    graphs = []
-
-    def backend(module: torch.fx.GraphModule, inputs: object):
-        graphs.append(module)
-        return module.forward
-
-    torch._dynamo.reset()
-    archs = archs_of(family, 6)
-    with torch._dynamo.config.patch(recompile_limit=64):
-        compiled = [torch.compile(family.at(arch), backend=backend) for arch in archs]
-        for arch, run in zip(archs, compiled, strict=True):
-            assert torch.allclose(run(x), family.extract(arch)(x), atol=1e-6)
-        first = len(graphs)
-        with torch.no_grad():
-            for p in family.parameters():
-                p.mul_(1.1)
-        for arch, run in zip(archs, compiled, strict=True):
-            family.at(arch)
-            assert torch.allclose(run(x), family.extract(arch)(x), atol=1e-6)
-    assert len(graphs) == first
-    torch._dynamo.reset()
-
-
-def test_autocast_reaches_members() -> None:
-    family, x = family_of("mlp")
-    with torch.autocast("cpu", torch.bfloat16):
-        y = family.at(family.space.smallest)(x)
-    y.float().sum().backward()
-    assert y.dtype == torch.bfloat16
-    assert family.shared[0].weight.grad.dtype == torch.float32
 
 
 def test_tied_weights_stay_tied() -> None:

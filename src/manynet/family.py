@@ -19,7 +19,7 @@ from manynet._guard import Guard
 from manynet._member import Member
 from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, Dim, axes_of
-from manynet.bindings.leaf import Touched, bind, read
+from manynet.bindings.leaf import Touched, bind, copied, read
 from manynet.bindings.protocol import Binding, Computed, Part
 from manynet.errors import InputError
 from manynet.space import Arch, Space, Value
@@ -405,7 +405,7 @@ def _own(
             value = reading.function([shared[name] for name in reading.sources]).clone()
         else:
             value = read(shared[reading.source].detach(), reading)
-            value = value.clone() if reading.block is not None else value
+            value = copied(value) if reading.block is not None else value.contiguous()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(value, requires_grad=tensor.requires_grad)
     return value

@@ -17,7 +17,7 @@ from manynet.bindings.lattice import lattice_of
 from manynet.bindings.protocol import Computed, Part, Reading
 from manynet.bindings.push import Push, Touched
 
-__all__ = ["Leaf", "Touched", "bind", "read"]
+__all__ = ["Leaf", "Touched", "bind", "copied", "read"]
 
 
 def read(tensor: Tensor, part: Part) -> Tensor:
@@ -31,6 +31,13 @@ def read(tensor: Tensor, part: Part) -> Tensor:
         else:
             tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
     return tensor
+
+
+def copied(block: Tensor) -> Tensor:
+    """Return a copy of `block` with no stride left over from the tensor that it was cut from."""
+    if block.is_contiguous():  # also where a dimension of one has a stride of the larger tensor
+        return block.clone(memory_format=torch.contiguous_format)
+    return block.clone()
 
 
 @dataclass(eq=False)
@@ -71,7 +78,7 @@ def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Le
         leaf = Leaf(_like(source, view))
     else:
         value = read(source.detach(), reading)
-        own = value.contiguous() if reading.block is None else value.clone()
+        own = value.contiguous() if reading.block is None else copied(value)
         leaf = Leaf(_like(source, own), (source,), _CopyPart(source, reading), view)
     if leaf.tensor.requires_grad:
         push = Push(source, reading, touched, lattice, leaf.tensor.nbytes)
