@@ -128,3 +128,10 @@ def test_what_does_not_fit_is_said_first(
 def test_a_classifier_has_no_cache_to_search(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="kv_cache_bytes is a cost of writing text"):
         job(tmp_path, "bert", search={"costs": ["bytes", "kv_cache_bytes"]})
+
+
+def test_the_page_draws_the_perplexity_while_training(tmp_path: Path) -> None:
+    result = job(tmp_path, "gpt2", elastic={"depth": False}, train={"epochs": 2})
+    page = result.report.read_text()
+    assert "perplexity of the largest, the smallest and random members while training" in page
+    assert list((tmp_path / "run" / "figures").glob("training-perplexity.svg"))

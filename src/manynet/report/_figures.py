@@ -21,13 +21,14 @@ from manynet.report._format import (
     quality_text,
     significant,
 )
-from manynet.report._read import Latency, Layer, Ranking, Record, Step
+from manynet.report._read import Latency, Layer, Ranking, Record, Run, Step
 from manynet.space import Value
 
 __all__ = [
     "Figure",
     "Series",
     "axis_of_cost",
+    "curves",
     "front_figure",
     "latency_figure",
     "layers_figure",
@@ -173,8 +174,13 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def curves(run: Run) -> tuple[str, ...]:
+    """Return what is drawn over the steps of a training: the loss, and what judges members."""
+    return tuple(dict.fromkeys(("loss", "accuracy", run.front[0].metric)))
+
+
 def training_series(steps: Sequence[Step], what: str) -> list[Series]:
-    """Return the curve of each kind of member for `"loss"` or `"accuracy"`."""
+    """Return the curve of each kind of member for one of `curves`."""
     names = list(dict.fromkeys(name for step in steps for name in step.members))
     found = [
         _curve(name, [(step.step, step.members.get(name, {}).get(what)) for step in steps])

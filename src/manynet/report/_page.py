@@ -243,7 +243,7 @@ def _drawn(run: Run, largest: Mapping[str, Value]) -> Json:
             for name in cost_names(run.front)
         }
     }
-    for what in ("loss", "accuracy"):
+    for what in figures.curves(run):
         if series := figures.training_series(run.training, what):
             found[what] = figures.training_figure(series, what)
     layers = {what: figures.layers_figure(run.layers, what) for what in ("macs", "parameters")}
@@ -283,7 +283,7 @@ def _missing(run: Run, file: str, how: str) -> str:
 def _training(run: Run, drawn: Json) -> str:
     plots = [
         _plot(what, f"{what} of the largest, the smallest and random members while training")
-        for what in ("loss", "accuracy")
+        for what in figures.curves(run)
         if what in drawn
     ]
     body = f'<div class="charts">{"".join(plots)}</div>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from manynet.report._budget import stops
-from manynet.report._figures import Series, title_of_cost, training_series
+from manynet.report._figures import Series, curves, title_of_cost, training_series
 from manynet.report._read import Run, cost_names
 from manynet.report._sections import model_name
 from manynet.report._svg import Axis, draw
@@ -23,7 +23,7 @@ def pictures(run: Run) -> dict[str, str]:
         found[f"front-{_plain(cost)}.svg"] = draw(
             title, [curve], x, _axis(metric, curve), steps=True
         )
-    for what in ("loss", "accuracy"):
+    for what in curves(run):
         if series := training_series(run.training, what):
             title = f"{name}: {what} while training"
             found[f"training-{what}.svg"] = draw(
