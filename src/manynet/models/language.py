@@ -104,6 +104,8 @@ def language_model(
             first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"hf:{name} cannot be read by transformers: {first}") from error
     model.config.use_cache = False
+    if "gguf_file" in options:
+        _forget_quantization(model)
     if lora is not None:
         from manynet.models.lora import add_adapters
 
@@ -113,6 +115,16 @@ def language_model(
         getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
         model.disable_input_require_grads()  # what is not reentrant needs no hook on the inputs
     return cast("nn.Module", model)
+
+
+def _forget_quantization(model: Any) -> None:
+    """Make a model of a `.gguf` file a plain one: its weights are numbers of full precision now."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        model.__dict__.pop(name, None)
+    for config in {
+        id(m.config): m.config for m in model.modules() if hasattr(m, "config")
+    }.values():
+        config.__dict__.pop("quantization_config", None)
 
 
 def tokenizer_of(name: str) -> Any:
