@@ -18,7 +18,7 @@ class Follow:
 
     Args:
         path: the module.
-        name: the attribute.
+        name: the attribute; it may go through objects, as `config.hidden_size` does.
         index: the position in it where it is a tuple or a list, else None.
         dim: the dimension whose length it follows.
         offset: added to it. A convolution's padding follows its kernel this way.
@@ -47,14 +47,25 @@ class Depth:
         choice: name of the choice that holds how many are kept.
         blocks: paths of the blocks that can be left out, most important first: a member leaves out
             the last ones of this list. Without an importance it is the order of the network.
+        closes: whether the list that holds them closes the gaps, so that the next block moves up;
+            else an identity takes the place of each.
+        counts: path and name of the attributes that hold the length of that list, or an entry for
+            each of its modules.
     """
 
     choice: str
     blocks: tuple[str, ...]
+    closes: bool = False
+    counts: tuple[tuple[str, str], ...] = ()
 
     def dropped(self, arch: Mapping[str, Value]) -> tuple[str, ...]:
         """Return the paths that the member of `arch` does without."""
         return self.blocks[int(arch[self.choice]) :]
+
+    @property
+    def container(self) -> str:
+        """Path of the module that holds the blocks."""
+        return self.blocks[0].rpartition(".")[0]
 
 
 @dataclass(frozen=True)

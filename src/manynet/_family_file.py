@@ -64,7 +64,10 @@ def _to_json(family: Family) -> dict[str, object]:
         "axes": [[axis.name, axis.size, axis.anchor] for axis in table.axes],
         "bindings": bindings,
         "follows": follows,
-        "depths": [[depth.choice, list(depth.blocks)] for depth in blueprint.depths],
+        "depths": [
+            [depth.choice, list(depth.blocks), depth.closes, list(depth.counts)]
+            for depth in blueprint.depths
+        ],
         "extra": list(family.extra),
         "report": {
             part: [[note.name, note.detail] for note in getattr(report, part)]
@@ -176,7 +179,10 @@ def _blueprint(data: Mapping[str, Any]) -> Blueprint:
             Follow(path, name, index, table.decode(dim), offset, scale, divisor)
             for path, name, index, dim, offset, scale, divisor in data["follows"]
         ),
-        depths=tuple(Depth(choice, tuple(blocks)) for choice, blocks in data["depths"]),
+        depths=tuple(
+            Depth(choice, tuple(blocks), closes, tuple((path, name) for path, name in counts))
+            for choice, blocks, closes, counts in data["depths"]
+        ),
         report=Report(**report),
     )
 

@@ -77,6 +77,7 @@ class Skeleton:
         tensors: Mapping[str, Tensor],
         *,
         dropped: Collection[str] = (),
+        closed: Collection[str] = (),
         training: bool | None = None,
     ) -> tuple[nn.Module, dict[str, nn.Module]]:
         """Return a copy of the tree that holds `tensors`, and its modules by their first path.
@@ -85,9 +86,10 @@ class Skeleton:
             tensors: what to put in the place of each parameter and buffer, by its first name.
             dropped: paths of modules to leave out. A `Sequential` closes the gap; anywhere else an
                 `Identity` takes the place, or a graph that returns its first argument of several.
+            closed: paths of lists that close the gap too.
             training: the mode of every module; the tree's own where None.
         """
-        build = _Build(self, tensors, frozenset(dropped), training)
+        build = _Build(self, tensors, frozenset(dropped), frozenset(closed), training)
         root = build.module("")
         build.finish()
         return root, build.built
@@ -101,11 +103,13 @@ class _Build:
         skeleton: Skeleton,
         tensors: Mapping[str, Tensor],
         dropped: frozenset[str],
+        closed: frozenset[str],
         training: bool | None,
     ) -> None:
         self.nodes = skeleton.nodes
         self.tensors = tensors
         self.dropped = dropped
+        self.closed = closed
         self.training = training
         self.built: dict[str, nn.Module] = {}
         self.memo: dict[int, Any] = {
@@ -140,7 +144,7 @@ class _Build:
                 children[name] = None
             elif child not in self.dropped:
                 children[name] = self.module(child)
-            elif not closes_gaps(node.module):
+            elif not closes_gaps(node.module) and node.path not in self.closed:
                 children[name] = _stand_in(self.nodes[child].module)
         if len(children) < len(node.children) and all(name.isdigit() for name in children):
             return {str(number): child for number, child in enumerate(children.values())}

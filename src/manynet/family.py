@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from manynet._attributes import owner
 from manynet._blueprint import Blueprint, Depth, Follow, Note, Report
+from manynet._gaps import Gaps
 from manynet._guard import Guard
 from manynet._member import Member
 from manynet._skeleton import Skeleton
@@ -80,6 +82,7 @@ class Family:
         shared weights (at least 16 MiB) while training, twice them (at least 1 GiB) otherwise."""
         self._skeleton = Skeleton(shared)
         self._axes = _elastic_axes(blueprint, space)
+        self._gaps = Gaps(shared, blueprint.depths)
         self._inside = _tensors_inside(shared, blueprint.depths)
         self._touched = Touched()
         self._guard = Guard(dict(self.named_parameters()), self._touched)
@@ -179,11 +182,15 @@ class Family:
         self, dropped: Sequence[str], sizes: Mapping[Axis, int], tensors: Mapping[str, Tensor]
     ) -> tuple[nn.Module, dict[str, nn.Module]]:
         training = self.shared.training
-        module, parts = self._skeleton.build(tensors, dropped=dropped, training=training)
+        module, parts = self._skeleton.build(
+            tensors, dropped=dropped, closed=self._gaps.containers, training=training
+        )
         for follow in self.blueprint.follows:
             part = parts.get(follow.path)
             if part is not None:
                 _set(part, follow, follow.value(sizes))
+        if dropped:
+            self._gaps.close(parts, dropped)
         return module, parts
 
     def _sizes(self, arch: Arch) -> dict[Axis, int]:
@@ -420,12 +427,13 @@ def _copy_replaced_buffers(member: Member, module: nn.Module) -> None:
 
 
 def _set(module: nn.Module, follow: Follow, value: int) -> None:
+    values, name = owner(module, follow.name)
     if follow.index is None:
-        module.__dict__[follow.name] = value
+        values[name] = value
         return
-    old = module.__dict__[follow.name]
+    old = values[name]
     new = [value if i == follow.index else item for i, item in enumerate(old)]
-    module.__dict__[follow.name] = new if isinstance(old, list) else tuple(new)
+    values[name] = new if isinstance(old, list) else tuple(new)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -129,9 +129,17 @@ def depth_choices(
         shares = [i / count for i in range(count + 1)] if depth is True else [*depth, 1.0]
         values = sorted({min(count, max(least, math.floor(s * count + 0.5))) for s in shares})
         if len(values) > 1:
-            runs.append(Depth(name, tuple(run)))
+            runs.append(Depth(name, tuple(run), *_closing(free, run)))
             choices.append(Choice(name, tuple(values)))
     return runs, choices
+
+
+def _closing(
+    blocks: Sequence[Block], run: Sequence[str]
+) -> tuple[bool, tuple[tuple[str, str], ...]]:
+    """Return whether the list that holds a run closes gaps, and the attributes that count it."""
+    first = next(block for block in blocks if block.path == run[0])
+    return first.closes, first.counts
 
 
 def _child(model: nn.Module, path: str) -> nn.Module:

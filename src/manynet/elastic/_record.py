@@ -8,23 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from manynet.elastic._axes import Extent, extent, freeze
+from manynet.elastic._residual import Frame, Stream
 
-__all__ = ["Frame", "Record"]
-
-
-@dataclass(slots=True)
-class Frame:
-    """One running call of a module.
-
-    Args:
-        path: the module's path.
-        source: identity of the one tensor that it was called with, or None where it got several.
-        residual: whether it added that very tensor to something.
-    """
-
-    path: str
-    source: int | None
-    residual: bool = False
+__all__ = ["Record"]
 
 
 @dataclass(slots=True)
@@ -32,7 +18,10 @@ class Record:
     """The axes of every tensor seen so far; tensors are told apart by identity and kept alive."""
 
     frames: list[Frame] = field(default_factory=list)
+    stream: Stream = field(default_factory=Stream)
     unknown: dict[str, str] = field(default_factory=dict)
+    computed: dict[int, torch.Tensor] = field(default_factory=dict)
+    """What each parametrization returned last, by the identity of its module."""
     _dims: dict[int, list[Extent]] = field(default_factory=dict)
     _alive: list[torch.Tensor] = field(default_factory=list)
 
@@ -71,13 +60,3 @@ class Record:
     def fix(self, tensor: torch.Tensor, reason: str) -> None:
         """Give a new tensor frozen dimensions."""
         self.put(tensor, [extent(size, reason) for size in tensor.shape])
-
-    def added(self, *operands: object) -> None:
-        """Note an addition: the innermost module that was called with an operand has a residual."""
-        for operand in operands:
-            if isinstance(operand, torch.Tensor):
-                key = id(operand)
-                for frame in reversed(self.frames):
-                    if frame.source == key:
-                        frame.residual = True
-                        break

@@ -10,7 +10,7 @@ from torch import nn
 from manynet.bindings.axes import Axis, Concat, Dim
 from manynet.elastic._axes import Extent, Node, flatten, is_frozen, leaves, size_of
 from manynet.elastic._origins import Attribute
-from manynet.elastic._run import Call, Run
+from manynet.elastic._run import Run
 from manynet.elastic.adapters import adapter_of
 
 __all__ = ["Resolver"]
@@ -138,29 +138,3 @@ class Resolver:
                 if size_of(dim) > 1 and is_frozen(dim):
                     reason = next(leaf.reason for leaf in leaves(dim))
                     yield name, axis, reason or ""
-
-    def skippable(self) -> list[str]:
-        """Return the innermost modules that can be left out in every one of their calls."""
-        kept: dict[str, int] = {}
-        for call in self.run.residual:
-            if call.path and _same(call):
-                kept[call.path] = kept.get(call.path, 0) + 1
-        whole = [path for path, count in kept.items() if count == self.run.calls[path]]
-        outer = {
-            path.rsplit(".", depth)[0] for path in whole for depth in range(1, path.count(".") + 1)
-        }
-        order = {path: position for position, path in enumerate(self.run.calls)}
-        return sorted((path for path in whole if path not in outer), key=order.__getitem__)
-
-
-def _same(call: Call) -> bool:
-    return len(call.before) == len(call.after) and all(
-        _signature(a) == _signature(b) for a, b in zip(call.before, call.after, strict=True)
-    )
-
-
-def _signature(dim: Extent) -> list[Node | int]:
-    """Return what two dimensions must share to be the same: elastic axes, and frozen sizes."""
-    if is_frozen(dim):
-        return [size_of(dim)]
-    return [leaf.size if leaf.reason else leaf for leaf in leaves(dim)]

@@ -75,9 +75,11 @@ class Propagation(TorchDispatchMode):
         chosen = self._chosen.get(func)
         if chosen is None:
             chosen = self._chosen[func] = _choose(func)
-        shape_only = SHAPE_ONLY.get(func.overloadpacket.__name__) if self._meta else None
+        name = func.overloadpacket.__name__
+        shape_only = SHAPE_ONLY.get(name) if self._meta else None
         result = func(*args, **kwargs) if shape_only is None else shape_only(args)
         chosen(self.record, args, kwargs, result)
+        self.record.stream.note(name, args, result)
         return result
 
 

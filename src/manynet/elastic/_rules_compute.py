@@ -21,12 +21,6 @@ Args = Sequence[Any]
 Kwargs = Mapping[str, Any]
 
 
-@rule("add", "add_")
-def _add(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
-    pointwise(record, args, kwargs, result)
-    record.added(args[0], args[1])
-
-
 @rule("mm", "bmm", "matmul")
 def _matmul(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.put(result, _product(record.dims(args[0]), record.dims(args[1])))

@@ -35,6 +35,8 @@ for _name in (
     "_conj",
     "_prelu_kernel",
     "_to_copy",
+    "add",
+    "add_",
     "alias",
     "bernoulli",
     "bernoulli_",

@@ -9,28 +9,22 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._pytree import tree_map_only
 
 import manynet.elastic._rules_compute
-import manynet.elastic._rules_shape  # noqa: F401  (importing them registers the rules)
-from manynet.elastic._axes import Extent
+import manynet.elastic._rules_shape
+import manynet.elastic._rules_values  # noqa: F401  (importing them registers the rules)
+from manynet.elastic._lists import WatchedList, watch_lists
 from manynet.elastic._origins import Attribute, Origins, SourcedInt
 from manynet.elastic._provenance import Provenance
-from manynet.elastic._record import Frame, Record
+from manynet.elastic._record import Record
+from manynet.elastic._residual import Call, Frame, main_tensor
 from manynet.elastic._rules import Propagation
 from manynet.elastic.adapters import Site, adapter_of, integers
 from manynet.errors import TraceError
 
-__all__ = ["Call", "Run", "describe_failure", "watch"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a module that added its one input tensor to something on the way."""
-
-    path: str
-    before: list[Extent]
-    after: list[Extent]
+__all__ = ["Run", "describe_failure", "watch"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,6 +38,9 @@ class Run:
         origins: the axes of its integers.
         calls: how often each module was called, in order of the first call.
         residual: the calls with a residual addition.
+        extras: what residual calls returned beside their main result, by identity.
+        needed: the modules whose extra results were given to another module.
+        lists: how the code goes through each `ModuleList`.
         outputs: the result, each tensor replaced by its shape.
         untrained: why the copy does not run in training mode; None where it does, or was not tried.
     """
@@ -54,6 +51,9 @@ class Run:
     origins: Origins
     calls: dict[str, int]
     residual: list[Call]
+    extras: dict[int, str] = dataclasses.field(default_factory=dict)
+    needed: set[str] = dataclasses.field(default_factory=set)
+    lists: dict[str, WatchedList] = dataclasses.field(default_factory=dict)
     outputs: object = None
     untrained: str | None = None
 
@@ -79,6 +79,7 @@ def watch(
     record = Record()
     run = Run(twin, device, record, Origins(record), {}, [])
     _source_integers(run)
+    run.lists = watch_lists(twin)
     for path, module in twin.named_modules():
         _watch_module(run, path, module)
     given = tree_map_only(torch.Tensor, lambda tensor: _to(tensor, device), inputs)
@@ -169,25 +170,31 @@ def _watch_module(run: Run, path: str, module: nn.Module) -> None:
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls[path] = calls.get(path, 0) + 1
-        frames.append(Frame(path, _only_tensor(args, kwargs)))
+        given = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
+        run.needed.update(run.extras[key] for item in given if (key := id(item)) in run.extras)
+        sources = tuple(tensor for tensor in given if tensor.is_floating_point())
+        plain = len(args) == 1 and len(given) == 1 and not kwargs
+        frames.append(Frame(path, record.stream.count, sources, plain))
 
-    def leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+    def leave(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
         frame = frames.pop()
         while frame.path != path:  # calls that an exception ended, caught by the user's code
             frame = frames.pop()
-        if frame.residual and isinstance(result, torch.Tensor):
-            source = next(item for item in args if isinstance(item, torch.Tensor))
-            run.residual.append(Call(path, record.dims(source), record.dims(result)))
+        main = main_tensor(result)
+        if main is not None and isinstance(module, ParametrizationList):
+            record.computed[id(module)] = main
+        source = None if main is None else record.stream.residual(frame, main)
+        if source is None or main is None:
+            return
+        plain = frame.plain and isinstance(result, torch.Tensor)
+        run.residual.append(Call(path, record.dims(source), record.dims(main), plain))
+        known = {id(tensor) for tensor in _tensors((args, kwargs))} | {id(main)}
+        run.extras.update({id(t): path for t in _tensors(result) if id(t) not in known})
 
     module.register_forward_pre_hook(enter, with_kwargs=True)
-    module.register_forward_hook(leave)
-
-
-def _only_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    if kwargs and any(True for _ in _tensors(kwargs)):
-        return None
-    found = [item for item in args if isinstance(item, torch.Tensor)]
-    return id(found[0]) if len(found) == 1 else None
+    module.register_forward_hook(leave, with_kwargs=True)
 
 
 def _forward(run: Run, inputs: Any) -> Any:

@@ -19,6 +19,7 @@ import manynet.elastic._rules_vision  # noqa: F401  (importing it registers the 
 from manynet._member import caches_tensors
 from manynet.bindings.axes import Axis, Dim
 from manynet.elastic._origins import Attribute
+from manynet.elastic._blocks import Block, blocks_of
 from manynet.elastic._resolve import Resolver
 from manynet.elastic._run import Run, describe_failure, watch
 from manynet.errors import TraceError
@@ -28,19 +29,6 @@ __all__ = ["Attribute", "Block", "Frozen", "Trace", "trace_model"]
 
 Places = tuple[tuple[str, str], ...]
 """Paths of modules, and names of attributes there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A module whose call a member can leave out: it adds its own input to its result.
-
-    Args:
-        path: the module's path.
-        container: the path of its parent.
-    """
-
-    path: str
-    container: str
 
 
 class Frozen(NamedTuple):
@@ -163,7 +151,7 @@ def _resolve(model: nn.Module, run: Run, fallback: str | None, caches: Places) -
     return Trace(
         tensors=tensors,
         attributes=resolver.attributes(),
-        blocks=tuple(Block(path, path.rpartition(".")[0]) for path in resolver.skippable()),
+        blocks=blocks_of(model, run),
         axes=resolver.axes(),
         frozen=tuple(Frozen(*item) for item in resolver.frozen()),
         unknown=dict(run.record.unknown),

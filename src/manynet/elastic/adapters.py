@@ -32,12 +32,18 @@ class Site:
     def dim(self, tensor: str, axis: int) -> Extent | None:
         """Return a dimension of a parameter or buffer, or None where the module has none so called.
 
+        A tensor that a parametrization computes, such as a normalized weight, has dimensions too.
+
         Args:
             tensor: the parameter's or buffer's name in the module.
             axis: which of its dimensions.
         """
-        own = {**self.module._buffers, **self.module._parameters}
-        found = own.get(tensor)
+        found = self.module._parameters.get(tensor, self.module._buffers.get(tensor))
+        if found is None and "parametrizations" in self.module._modules:
+            computed = self.module.parametrizations
+            assert isinstance(computed, nn.ModuleDict)
+            if tensor in computed:
+                found = self.record.computed.get(id(computed[tensor]))
         return None if found is None else self.record.dims(found)[axis]
 
     def tie(self, left: Extent | None, right: Extent | None) -> None:
