@@ -28,10 +28,12 @@ LEVELS = (
 GROUND = {"errors", "data", "_files", "_inputs", "_version"}
 # Private files at the root that belong to a room.
 PARTS = {
+    "_attributes": "family",
     "_blueprint": "family",
     "_catalog_terminal": "cli",
     "_doctor": "cli",
     "_family_file": "family",
+    "_gaps": "family",
     "_guard": "family",
     "_member": "family",
     "_skeleton": "family",

@@ -122,7 +122,10 @@ class _Build:
         if seen is not None:
             return seen
         if node.opaque:
-            return _opaque_copy(node, self.memo, self.training)
+            copied = _opaque_copy(node, self.memo, self.training)
+            for inner, part in copied.named_modules():
+                self.built[f"{path}.{inner}" if path and inner else path or inner] = part
+            return copied
         new = node.module.__class__.__new__(node.module.__class__)
         self.memo[id(node.module)] = new
         self.built[path] = new

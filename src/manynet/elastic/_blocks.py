@@ -75,7 +75,7 @@ def _block(
         if container not in counts:
             counts[container] = counts_of(model, container)
         named = counts[container]
-        if named and (plain or watched.iterated or watched.picked):
+        if named and (watched.iterated or len(set(map(type, watched.children()))) == 1):
             return Block(path, container, closes=True, counts=named)
         if not plain and (watched.iterated or watched.counted):
             return Block(path, container, closes=True)

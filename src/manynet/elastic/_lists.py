@@ -18,7 +18,18 @@ from manynet._attributes import holders, plain_objects
 __all__ = ["WatchedList", "counts_of", "watch_lists"]
 
 _COUNTS = {"num", "n", "number", "of", "hidden", "layer", "layers", "block", "blocks", "depth"}
-_LISTS = {"layer", "layers", "block", "blocks", "types", "type", "attention", "pattern", "mlp", "ffn"}
+_LISTS = {
+    "layer",
+    "layers",
+    "block",
+    "blocks",
+    "types",
+    "type",
+    "attention",
+    "pattern",
+    "mlp",
+    "ffn",
+}
 
 
 class WatchedList(nn.ModuleList):
@@ -34,7 +45,7 @@ class WatchedList(nn.ModuleList):
     def __iter__(self) -> Iterator[nn.Module]:
         """Note that the code goes through all there is."""
         self.iterated = True
-        return iter(self._modules.values())  # type: ignore[arg-type]
+        return iter(self._modules.values())
 
     def __getitem__(self, index: Any) -> Any:
         """Note that the code picks modules by their number, or a run of them."""
@@ -42,7 +53,7 @@ class WatchedList(nn.ModuleList):
         if isinstance(index, slice):
             taken = children[index]
             self.iterated, self.picked = len(taken) == len(children), len(taken) != len(children)
-            return nn.ModuleList(taken)  # type: ignore[arg-type]
+            return nn.ModuleList(taken)
         self.picked = True
         return children[index]
 
@@ -76,18 +87,31 @@ def counts_of(model: nn.Module, container: str) -> tuple[tuple[str, str], ...]:
         holds (`config.num_hidden_layers`). The value is the length of the list, or a list as long.
     """
     count = len(list(model.get_submodule(container).children()))
-    found: dict[tuple[str, str], None] = {}
+    found: list[tuple[str, str]] = []
     for path in holders(container):
         for prefix, values in plain_objects(model.get_submodule(path)):
-            for name, value in values.items():
-                if _counts(name, value, count, container):
-                    found[path, prefix + name] = None
+            whose = set(re.split(r"[._]", prefix)) - {"", "config"}
+            if any(word not in container for word in whose):  # the other model's config
+                continue
+            names = [n for n, value in values.items() if _counts(n, value, count, container)]
+            own = [
+                name
+                for name in names
+                if type(values[name]) is int and _words(name) - _COUNTS - set(re.split(r"\W", path))
+            ]
+            for name in names:  # beside `num_decoder_layers`, `num_layers` counts another list
+                if name in own or not own or type(values[name]) is not int:
+                    found.append((path, prefix + name))
     return tuple(found)
 
 
+def _words(name: str) -> set[str]:
+    return {word for word in re.split(r"[_\d]+", name) if word}
+
+
 def _counts(name: str, value: object, count: int, container: str) -> bool:
-    words = [word for word in re.split(r"[_\d]+", name) if word]
-    if name.startswith("_") or not {"layer", "layers", "block", "blocks", "depth"} & set(words):
+    words = _words(name)
+    if name.startswith("_") or not {"layer", "layers", "block", "blocks", "depth"} & words:
         return False
     if type(value) is int:
         known = _COUNTS

@@ -23,7 +23,9 @@ def _read(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
         record.freeze(tensor, "its values decide what the code does")
 
 
-@rule("nonzero", "unique_dim", "_unique2", "unique_consecutive", "histc", "bincount", "searchsorted")
+@rule(
+    "nonzero", "unique_dim", "_unique2", "unique_consecutive", "histc", "bincount", "searchsorted"
+)
 def _found(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     for tensor in tensors_in(args):
         record.freeze(tensor, "its values are looked up or counted")

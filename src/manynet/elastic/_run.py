@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 import manynet.elastic._rules_compute
 import manynet.elastic._rules_shape
 import manynet.elastic._rules_values  # noqa: F401  (importing them registers the rules)
+from manynet.elastic._heads import heads_of
 from manynet.elastic._lists import WatchedList, watch_lists
 from manynet.elastic._origins import Attribute, Origins, SourcedInt
 from manynet.elastic._provenance import Provenance
@@ -91,6 +92,9 @@ def watch(
         _forward_in_training(run, given)
     for path, module in twin.named_modules():
         _adapt(run, path, module)
+        for name, dim in heads_of(module, record).items():
+            if Attribute(path, name) not in run.origins.attributes:
+                run.origins.attributes[Attribute(path, name)] = dim
     return run
 
 

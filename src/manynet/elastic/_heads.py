@@ -1,0 +1,56 @@
+"""Numbers of heads that a module holds but that the watched forward did not read.
+
+Attention has several ways to compute the same: one repeats keys by a number that another never
+looks at. The weights of the projections say what such a number follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from manynet.elastic._axes import Extent, Node, flatten, size_of
+from manynet.elastic._record import Record
+
+__all__ = ["heads_of"]
+
+_GROUPS = {"num_key_value_groups", "num_kv_groups", "n_rep", "n_kv_groups"}
+_HEADS = {"num_heads", "num_attention_heads", "n_heads", "n_head", "heads"}
+_SHARED = {"num_key_value_heads", "num_kv_heads", "n_kv_heads"}
+
+
+def heads_of(module: nn.Module, record: Record) -> dict[str, Extent]:
+    """Return what the numbers of heads of an attention module follow, where its weights say it.
+
+    Args:
+        module: any module.
+        record: the axes of its weights, after a run.
+    """
+    wanted = (_GROUPS | _HEADS | _SHARED) & vars(module).keys()
+    rows = list(_rows(module, record)) if wanted else []
+    for queries in rows:
+        for keys in rows:
+            shared = _leading(queries, keys)
+            if shared is not None:
+                groups = queries[len(shared) : len(queries) - len(keys) + len(shared)]
+                found = {n: groups for n in wanted if n in _GROUPS}
+                found |= {n: (*shared, *groups) for n in wanted if n in _HEADS}
+                found |= {n: shared for n in wanted if n in _SHARED}
+                return {n: dim for n, dim in found.items() if size_of(dim) == vars(module)[n]}
+    return {}
+
+
+def _rows(module: nn.Module, record: Record) -> Iterator[tuple[Node, ...]]:
+    for child in module.children():
+        weight = child._parameters.get("weight")
+        if weight is not None and weight.dim() == 2 and record.knows(weight):
+            yield flatten(record.dims(weight)[0])
+
+
+def _leading(queries: Extent, keys: Extent) -> Extent | None:
+    """Return the heads that keys share with queries: keys are (heads, size), queries have more."""
+    if len(queries) <= len(keys) or len(keys) < 2:
+        return None
+    alike = queries[0] is keys[0] and queries[1 - len(keys) :] == keys[1:]
+    return keys[:1] if alike else None
