@@ -139,10 +139,10 @@ def build(name: str) -> tuple[nn.Module, dict[str, Any]]:
     pixels = {"pixel_values": torch.randn(2, 3, 32, 32)}
     decoded = {"decoder_input_ids": ids(7), "use_cache": False}
     inputs: dict[str, Any] = {
-        **dict.fromkeys(TEXTS, {"input_ids": ids(), "attention_mask": torch.ones_like(ids())}),
-        **dict.fromkeys(CAUSAL, {"input_ids": ids(), "use_cache": False}),
+        **{key: {"input_ids": ids(), "attention_mask": torch.ones_like(ids())} for key in TEXTS},
+        **{key: {"input_ids": ids(), "use_cache": False} for key in CAUSAL},
         **dict.fromkeys(IMAGES, pixels),
-        **dict.fromkeys(SOUNDS, {"input_values": torch.randn(2, 400)}),
+        **{key: {"input_values": torch.randn(2, 400)} for key in SOUNDS},
         "clip": {"input_ids": ids(), **pixels},
         "t5": {"input_ids": ids(), **decoded},
         "whisper": {"input_features": torch.randn(2, 8, 20), **decoded},
