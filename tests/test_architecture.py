@@ -28,6 +28,7 @@ LEVELS = (
 GROUND = {"errors", "data", "_files", "_inputs", "_version"}
 # Private files at the root that belong to a room.
 PARTS = {
+    "_apply": "family",
     "_attributes": "family",
     "_blueprint": "family",
     "_catalog_terminal": "cli",

@@ -24,6 +24,7 @@ from manynet._version import __version__
 
 if TYPE_CHECKING:
     from manynet import errors
+    from manynet._apply import bind
     from manynet.bindings import Binding
     from manynet.cost import (
         Cost,
@@ -120,6 +121,7 @@ __all__ = [
     "__version__",
     "accumulate",
     "accuracy",
+    "bind",
     "build",
     "by_layer",
     "bytes_",
@@ -156,6 +158,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "_apply": ("bind",),
     "bindings": ("Binding",),
     "cost": (
         "Cost",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from manynet._files import read_json, replace_with, write_text
 from manynet._version import __version__
-from manynet.bindings import KernelTransform, Slice
 from manynet.bindings.axes import Axis, DimTable
-from manynet.bindings.protocol import Binding
+from manynet.bindings.kinds import decode
 from manynet.errors import InputError, StorageError
 from manynet.family import Blueprint, Depth, Family, Follow, Note, Report
 from manynet.space import Arch, Space
@@ -29,10 +28,6 @@ from manynet.space import Arch, Space
 __all__ = ["load_family", "read_source", "save"]
 
 _FORMAT = "manynet family 1"
-_KINDS: Mapping[str, Callable[[Mapping[str, Any], DimTable], Binding]] = {
-    "slice": Slice.from_json,
-    "kernel_transform": KernelTransform.from_json,
-}
 
 
 def save(family: Family, folder: Path) -> None:
@@ -68,7 +63,8 @@ def _to_json(family: Family) -> dict[str, object]:
             [depth.choice, list(depth.blocks), depth.closes, list(depth.counts)]
             for depth in blueprint.depths
         ],
-        "extra": list(family.extra),
+        "extra": [name for name, t in family.extra.items() if isinstance(t, nn.Parameter)],
+        "buffers": [name for name, t in family.extra.items() if not isinstance(t, nn.Parameter)],
         "report": {
             part: [[note.name, note.detail] for note in getattr(report, part)]
             for part in ("elastic", "fixed", "warnings")
@@ -146,7 +142,8 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
             "for the family"
         )
     try:
-        extra = {name: nn.Parameter(tensors[name]) for name in data["extra"]}
+        extra: dict[str, Tensor] = {n: nn.Parameter(tensors[n]) for n in data["extra"]}
+        extra |= {name: tensors[name] for name in data.get("buffers", ())}
         family = Family(
             model,
             Space.from_json(data["space"]),
@@ -159,6 +156,8 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
         for name, places in data["members"].items():
             values = {c.name: c.values[i] for c, i in zip(choices, places, strict=True)}
             family.members[name] = family.space.arch(Arch(values))
+    except InputError as error:
+        raise StorageError(f"{folder / 'family.json'} cannot be read: {error}") from error
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(
             f"{folder / 'family.json'} is damaged: {type(error).__name__}: {error}"
@@ -174,7 +173,7 @@ def _blueprint(data: Mapping[str, Any]) -> Blueprint:
         for part in ("elastic", "fixed", "warnings")
     }
     return Blueprint(
-        bindings={n: _KINDS[b["kind"]](b, table) for n, b in data["bindings"].items()},
+        bindings={n: decode(b, table) for n, b in data["bindings"].items()},
         follows=tuple(
             Follow(path, name, index, table.decode(dim), offset, scale, divisor)
             for path, name, index, dim, offset, scale, divisor in data["follows"]

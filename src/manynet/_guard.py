@@ -43,15 +43,18 @@ class Guard:
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        masks = self._touched.masks()
         for name, parameter in self._parameters.items():
             if parameter.grad is None or id(parameter) not in owned:
                 continue
-            parts = self._touched.parts.get(name)
-            if not parts:
+            parts = self._touched.parts.get(name, set())
+            if not parts and name not in masks:
                 self._set_aside.append((parameter, parameter.grad))
                 parameter.grad = None
             elif not any(part.whole for part in parts):
                 mask = _mask(parameter, parts)
+                if name in masks:
+                    mask |= masks[name]
                 if not bool(mask.all()):
                     self._keep(optimizer, parameter, mask)
 
@@ -77,7 +80,7 @@ class Guard:
             parameter.grad = grad
         self._kept.clear()
         self._set_aside.clear()
-        self._touched.parts.clear()
+        self._touched.clear()
 
 
 def _mask(parameter: Tensor, parts: set[Part]) -> Tensor:

@@ -49,6 +49,8 @@ class Skeleton:
     def __init__(self, model: nn.Module, caches: Collection[tuple[str, str]] = ()) -> None:
         self._caches = frozenset(caches)
         self.names = _names_of_tensors(model)
+        own = [*model.named_parameters(), *model.named_buffers()]
+        self.tensors: dict[str, Tensor] = dict(own)
         self._paths = {id(module): path for path, module in model.named_modules()}
         self.nodes = {path: self._look(path, module) for path, module in model.named_modules()}
 

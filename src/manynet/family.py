@@ -20,9 +20,11 @@ from manynet._gaps import Gaps
 from manynet._guard import Guard
 from manynet._member import Member
 from manynet._skeleton import Skeleton
-from manynet.bindings.axes import Axis, Dim, axes_of
-from manynet.bindings.leaf import Touched, bind, copied, read
+from manynet.bindings.axes import Axis, axes_of
+from manynet.bindings.leaf import Touched, bind, copied
+from manynet.bindings.operation import evaluate, sources_of, walk
 from manynet.bindings.protocol import Binding, Computed, Part
+from manynet.bindings.slice import Slice
 from manynet.errors import InputError
 from manynet.space import Arch, Space, Value
 
@@ -47,7 +49,9 @@ class Family:
         shared: the largest network; it holds the shared weights, and the family owns it.
         space: the archs. The sizes of axes and the depths are looked up in an arch by name.
         blueprint: how members read the shared weights.
-        extra: shared parameters that the largest network has no place for.
+        extra: shared tensors that the largest network has no place for: parameters, and buffers
+            such as masks and indices. In turn, a tensor of the largest network that a binding
+            replaces and that nothing reads is given up; only its shape is kept.
         example_inputs: inputs with which the network can be run; kept for costs and exports.
         source: how to build the network again, for example `"torchvision:resnet18"`.
 
@@ -65,7 +69,7 @@ class Family:
         space: Space,
         blueprint: Blueprint,
         *,
-        extra: Mapping[str, nn.Parameter] | None = None,
+        extra: Mapping[str, Tensor] | None = None,
         example_inputs: tuple[Any, ...] = (),
         source: str | None = None,
     ) -> None:
@@ -80,11 +84,13 @@ class Family:
         self.cache_bytes: int | None = None
         """How much the copied weights of members kept for reuse may take. None: a tenth of the
         shared weights (at least 16 MiB) while training, twice them (at least 1 GiB) otherwise."""
+        self._given_up = _give_up(shared, blueprint.bindings)
         self._skeleton = Skeleton(shared)
         self._axes = _elastic_axes(blueprint, space)
         self._gaps = Gaps(shared, blueprint.depths)
         self._inside = _tensors_inside(shared, blueprint.depths)
         self._touched = Touched()
+        self._twins = _twins(blueprint.bindings)
         self._guard = Guard(dict(self.named_parameters()), self._touched)
         self._tensors: dict[str, Tensor] = {}
         self._cache: dict[Arch, Member] = {}
@@ -141,9 +147,16 @@ class Family:
         leaves = {
             name: bind(binding.at(arch, sizes), self._tensors, self._touched)
             for name, binding in self.blueprint.bindings.items()
-            if name not in absent
+            if name not in absent and name not in self._twins
         }
         tensors = {**self._tensors, **{name: leaf.tensor for name, leaf in leaves.items()}}
+        for name, first in self._twins.items():
+            if name not in absent:
+                if first not in tensors or first in absent:
+                    binding = self.blueprint.bindings[name]
+                    leaves[first] = bind(binding.at(arch, sizes), self._tensors, self._touched)
+                    tensors[first] = leaves[first].tensor
+                tensors[name] = tensors[first]
         module, parts = self._build(dropped, sizes, tensors)
         return Member(module, parts.values(), list(leaves.values()), self._touched)
 
@@ -161,7 +174,12 @@ class Family:
             for name in self._skeleton.names.values():
                 if name not in absent:
                     binding = self.blueprint.bindings.get(name)
-                    tensors[name] = _own(name, binding, arch, sizes, self._tensors)
+                    first = self._twins.get(name)
+                    if first in tensors:
+                        tensors[name] = tensors[first]
+                        continue
+                    like = self._tensors.get(name, self._skeleton.tensors[name])
+                    tensors[name] = _own(like, binding, arch, sizes, self._tensors)
             module, _ = self._build(dropped, sizes, tensors)
             member = self._cache.get(arch)
             if member is not None:
@@ -228,8 +246,9 @@ class Family:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield every shared parameter once, with its name."""
-        yield from self.shared.named_parameters()
-        yield from self.extra.items()
+        for name, tensor in [*self.shared.named_parameters(), *self.extra.items()]:
+            if isinstance(tensor, nn.Parameter) and name not in self._given_up:
+                yield name, tensor
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield every shared parameter once: what the optimizer takes."""
@@ -285,9 +304,9 @@ class Family:
 
     def to(self, device: torch.device | str) -> Family:
         """Move the shared weights to `device`, in place; members are built anew there."""
-        self.shared.to(device)
-        for parameter in self.extra.values():
-            parameter.data = parameter.data.to(device)
+        self.shared._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+        for tensor in self.extra.values():
+            tensor.data = tensor.data.to(device)
         self.clear()
         return self
 
@@ -313,10 +332,10 @@ class Family:
         """
         self._cache.clear()
         self._cached_bytes = 0
-        self._touched.parts.clear()
+        self._touched.clear()
+        own = [*self.shared.named_parameters(), *self.shared.named_buffers()]
         self._tensors = {
-            **dict(self.shared.named_parameters()),
-            **dict(self.shared.named_buffers()),
+            **{name: tensor for name, tensor in own if name not in self._given_up},
             **self.extra,
         }
         self._bytes = sum(tensor.nbytes for tensor in self._tensors.values())
@@ -364,16 +383,40 @@ class _NoteWhole:
 def _elastic_axes(blueprint: Blueprint, space: Space) -> tuple[Axis, ...]:
     names = {choice.name for choice in space.choices}
     axes: dict[Axis, None] = {}
-    for dim in [dim for b in blueprint.bindings.values() for dim in _dims_of(b)]:
-        axes.update(dict.fromkeys(axis for axis in axes_of(dim) if axis.name in names))
+    for binding in blueprint.bindings.values():
+        for dim in [dim for b in walk(binding) if isinstance(b, Slice) for dim in b.dims]:
+            axes.update(dict.fromkeys(axis for axis in axes_of(dim) if axis.name in names))
     for follow in blueprint.follows:
         axes.update(dict.fromkeys(axis for axis in axes_of(follow.dim) if axis.name in names))
     return tuple(axes)
 
 
-def _dims_of(binding: Binding) -> Iterable[Dim]:
-    inner = getattr(binding, "weight", binding)
-    return getattr(inner, "dims", ())
+def _give_up(shared: nn.Module, bindings: Mapping[str, Binding]) -> set[str]:
+    """Leave only the shape of the parameters that are bound to others and that nothing reads."""
+    read = {name for binding in bindings.values() for name in binding.reads}
+    names = {n for n, _ in shared.named_parameters() if n in bindings and n not in read}
+    shapes = {
+        id(parameter): nn.Parameter(
+            torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+        )
+        for name, parameter in shared.named_parameters()
+        if name in names
+    }
+    for module in shared.modules():
+        for name, tensor in module._parameters.items():
+            if id(tensor) in shapes:
+                module._parameters[name] = shapes[id(tensor)]
+    return names
+
+
+def _twins(bindings: Mapping[str, Binding]) -> dict[str, str]:
+    """Return the tensors that are read as another one is, with the name of the first such."""
+    first: dict[Binding, str] = {}
+    return {
+        name: first[binding]
+        for name, binding in bindings.items()
+        if first.setdefault(binding, name) != name
+    }
 
 
 def _tensors_inside(shared: nn.Module, depths: Iterable[Depth]) -> dict[str, set[str]]:
@@ -396,25 +439,24 @@ def _tensors_inside(shared: nn.Module, depths: Iterable[Depth]) -> dict[str, set
 
 
 def _own(
-    name: str,
+    like: Tensor,
     binding: Binding | None,
     arch: Arch,
     sizes: Mapping[Axis, int],
     shared: Mapping[str, Tensor],
 ) -> Tensor:
     """Return the member's value of a tensor, in storage of its own."""
-    tensor = shared[name]
     if binding is None:
-        value = tensor.detach().clone()
+        value = like.detach().clone()
     else:
         reading = binding.at(arch, sizes)
+        value = evaluate(reading, {n: shared[n].detach() for n in sources_of(reading)})
         if isinstance(reading, Computed):
-            value = reading.function([shared[name] for name in reading.sources]).clone()
+            value = value.clone(memory_format=torch.contiguous_format)
         else:
-            value = read(shared[reading.source].detach(), reading)
             value = copied(value) if reading.block is not None else value.contiguous()
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    if isinstance(like, nn.Parameter):
+        return nn.Parameter(value, requires_grad=like.requires_grad)
     return value
 
 

@@ -3,21 +3,51 @@
 from manynet.bindings.axes import Axis as Axis
 from manynet.bindings.axes import Concat as Concat
 from manynet.bindings.axes import Dim as Dim
+from manynet.bindings.compand import Compand as Compand
+from manynet.bindings.generate import Generate as Generate
 from manynet.bindings.kernel import KernelTransform as KernelTransform
+from manynet.bindings.kinds import register as register
+from manynet.bindings.mask import Mask as Mask
+from manynet.bindings.mask import TopK as TopK
+from manynet.bindings.mix import Mix as Mix
+from manynet.bindings.operation import ByArch as ByArch
+from manynet.bindings.operation import Operation as Operation
 from manynet.bindings.protocol import Binding as Binding
 from manynet.bindings.protocol import Computed as Computed
 from manynet.bindings.protocol import Part as Part
 from manynet.bindings.protocol import Reading as Reading
+from manynet.bindings.quantize import Quantize as Quantize
+from manynet.bindings.route import Encode as Encode
+from manynet.bindings.route import Route as Route
+from manynet.bindings.shard import Shard as Shard
+from manynet.bindings.slice import Pick as Pick
 from manynet.bindings.slice import Slice as Slice
+from manynet.bindings.slice import whole as whole
+from manynet.bindings.tie import Tie as Tie
 
 __all__ = [
     "Axis",
     "Binding",
+    "ByArch",
+    "Compand",
     "Computed",
     "Concat",
     "Dim",
+    "Encode",
+    "Generate",
     "KernelTransform",
+    "Mask",
+    "Mix",
+    "Operation",
     "Part",
+    "Pick",
+    "Quantize",
     "Reading",
+    "Route",
+    "Shard",
     "Slice",
+    "Tie",
+    "TopK",
+    "register",
+    "whole",
 ]

@@ -126,6 +126,7 @@ class DimTable:
     def __init__(self, axes: Iterable[Axis] = ()) -> None:
         self.axes = list(axes)
         self._numbers = {axis: number for number, axis in enumerate(self.axes)}
+        self._fixed: dict[int, Axis] = {}
 
     def encode(self, dim: Dim) -> list[object]:
         """Return `dim` as nested lists of numbers."""
@@ -152,7 +153,7 @@ class DimTable:
             case int() if 0 <= item < len(self.axes):
                 return self.axes[item]
             case [int() as size]:
-                return Axis("", size, "fixed")
+                return self._fixed.setdefault(size, Axis("", size, "fixed"))
             case {"concat": list() as parts}:
                 return Concat(tuple(self.decode(part) for part in parts))
         raise ValueError(f"not a factor of a dimension: {item!r}")

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from manynet.bindings.axes import Axis, DimTable
-from manynet.bindings.leaf import read
+from manynet.bindings.kinds import register
 from manynet.bindings.protocol import Computed, Part, Reading
+from manynet.bindings.protocol import part_of as read
 from manynet.bindings.slice import Slice
 from manynet.space import Arch
 
@@ -43,12 +44,14 @@ class KernelTransform:
     @property
     def reads(self) -> tuple[str, ...]:
         """The weight, then the matrices."""
-        return (self.weight.source, *self.matrices)
+        return (*self.weight.reads, *self.matrices)
 
     def at(self, arch: Arch, sizes: Mapping[Axis, int]) -> Reading:
         """Return the block itself for the largest kernel, else the computed smaller one."""
         side = sizes[self.kernel]
         whole = self.weight.at(arch, {**sizes, self.kernel: self.kernel.size})
+        source = self.weight.reads[0]
+        assert isinstance(whole, Part)  # elastic kernels are cut from a shared tensor itself
         if side == self.kernel.size:
             return whole
         steps = self.sizes.index(side)
@@ -63,7 +66,7 @@ class KernelTransform:
             return weight
 
         parts = (whole, *(Part(name, (slice(None), slice(None))) for name in used))
-        return Computed((self.weight.source, *used), shrink, parts)
+        return Computed((source, *used), shrink, parts)
 
     def to_json(self, table: DimTable) -> dict[str, object]:
         """Return the binding as JSON values."""
@@ -90,3 +93,6 @@ def _step(weight: Tensor, large: int, small: int, matrix: Tensor) -> Tensor:
     center = (slice(None), slice(None), *(slice(start, start + small),) * (weight.dim() - 2))
     cropped = weight[center]
     return (cropped.reshape(-1, matrix.shape[0]) @ matrix.T).view(cropped.shape)
+
+
+register("kernel_transform", KernelTransform.from_json)

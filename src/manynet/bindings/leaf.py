@@ -15,22 +15,10 @@ from torch import Tensor, nn
 
 from manynet.bindings.lattice import lattice_of
 from manynet.bindings.protocol import Computed, Part, Reading
+from manynet.bindings.protocol import part_of as read
 from manynet.bindings.push import Push, Touched
 
 __all__ = ["Leaf", "Touched", "bind", "copied", "read"]
-
-
-def read(tensor: Tensor, part: Part) -> Tensor:
-    """Return `part` of `tensor`: a view where it is a block, else a copy."""
-    block = part.block
-    if block is not None:
-        return tensor[block]
-    for dim, index in enumerate(part.index):
-        if isinstance(index, slice):
-            tensor = tensor if index == slice(None) else tensor[(slice(None),) * dim + (index,)]
-        else:
-            tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
-    return tensor
 
 
 def copied(block: Tensor) -> Tensor:
@@ -115,25 +103,61 @@ def _bind_computed(reading: Computed, shared: Mapping[str, Tensor], touched: Tou
 
 
 class _Compute:
-    """Builds a computed value once after each change, and sends its gradient back through it."""
+    """Builds a computed value once after each change, and sends its gradient back through it.
+
+    The function takes stand-ins that share the sources' storage, so that its gradients are added
+    to the shared ones without a trace in the graphs that others make of the sources.
+    """
 
     def __init__(self, sources: tuple[Tensor, ...], reading: Computed, touched: Touched) -> None:
         self.sources, self.reading, self.touched = sources, reading, touched
+        self.stand_ins = [s.detach().requires_grad_(s.requires_grad) for s in sources]
+        self.trained = [n for n, source in enumerate(sources) if source.requires_grad]
         self.graph: Tensor | None = None
 
+    def value(self) -> Tensor:
+        with torch.autocast(self.sources[0].device.type, enabled=False):
+            return self.reading.function(self.stand_ins)
+
     def pull(self, target: Tensor, track: bool) -> None:
+        self.graph = None
         with torch.set_grad_enabled(track):
-            value = self.reading.function(self.sources)
-        self.graph = value if track else None
+            value = self.value()
+        self.graph = value if track and value.requires_grad else None
         target.copy_(value.detach())
 
     def push(self, leaf: Tensor) -> None:
         grad, leaf.grad = leaf.grad, None
         if grad is None:
             return
+        for source, own in zip(self.trained, self.gradients(grad), strict=True):
+            if own is not None:
+                shared = self.sources[source]
+                if shared.grad is None:
+                    shared.grad = own.clone() if own is grad else own.contiguous()
+                else:
+                    shared.grad.add_(own)
+        if self.reading.sparse:
+            self.touched.add_computed(self)
+        else:
+            for part in self.reading.parts:
+                self.touched.add(part)
+
+    def gradients(self, grad: Tensor) -> tuple[Tensor | None, ...]:
         if self.graph is None:
             with torch.enable_grad():
-                self.graph = self.reading.function(self.sources)
-        torch.autograd.backward(self.graph, grad, retain_graph=True)
-        for part in self.reading.parts:
-            self.touched.add(part)
+                self.graph = self.value()
+        inputs = [self.stand_ins[n] for n in self.trained]
+        return torch.autograd.grad(self.graph, inputs, grad, retain_graph=True, allow_unused=True)
+
+    def reached(self) -> dict[str, Tensor]:
+        """Return which entries of each source a gradient can reach now: those that matter.
+
+        A gradient of random numbers is zero where the function's derivative is.
+        """
+        with torch.enable_grad():
+            self.graph = value = self.value()
+        generator = torch.Generator(value.device).manual_seed(0)
+        probe = torch.rand(value.shape, generator=generator, device=value.device, dtype=value.dtype)
+        found = zip(self.trained, self.gradients(probe + 0.5), strict=True)
+        return {self.reading.sources[n]: grad != 0 for n, grad in found if grad is not None}

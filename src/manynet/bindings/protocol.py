@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from manynet.bindings.axes import Axis, DimTable, Index
 from manynet.space import Arch
 
-__all__ = ["Binding", "Computed", "Part", "Reading"]
+__all__ = ["Binding", "Computed", "Part", "Reading", "part_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,19 @@ class Part:
         return slices if len(slices) == len(self.index) else None
 
 
+def part_of(tensor: Tensor, part: Part) -> Tensor:
+    """Return `part` of `tensor`: a view where it is a block, else a copy."""
+    block = part.block
+    if block is not None:
+        return tensor[block]
+    for dim, index in enumerate(part.index):
+        if isinstance(index, slice):
+            tensor = tensor if index == slice(None) else tensor[(slice(None),) * dim + (index,)]
+        else:
+            tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+    return tensor
+
+
 @dataclass(frozen=True)
 class Computed:
     """A value computed from shared tensors.
@@ -46,11 +60,14 @@ class Computed:
         function: differentiable; it is called once after each change of a source.
         parts: which parts of the sources the value depends on; the rest stays untouched when the
             member is trained.
+        sparse: whether some entries of the parts do not matter either, such as those behind a
+            mask. Which, a guarded optimizer then finds out from the function itself.
     """
 
     sources: tuple[str, ...]
     function: Callable[[Sequence[Tensor]], Tensor]
     parts: tuple[Part, ...]
+    sparse: bool = False
 
 
 Reading = Part | Computed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,14 @@ GATHERED_BYTES = 1 << 24
 _pass: Callable[[], int] = torch._C._current_graph_task_id
 
 
+class Reaches(Protocol):
+    """A function of shared tensors that can say which of their entries matter to it."""
+
+    def reached(self) -> dict[str, Tensor]:
+        """Return a mask for each tensor, by name."""
+        ...
+
+
 class Touched:
     """What gradients have reached, and those that wait until their backward pass is over.
 
@@ -35,6 +44,7 @@ class Touched:
 
     def __init__(self) -> None:
         self.parts: dict[str, set[Part]] = {}
+        self.computed: dict[Reaches, None] = {}
         self.generation = 0
         self.waiting: list[tuple[Push, Tensor]] = []
         self.bytes = 0
@@ -45,6 +55,24 @@ class Touched:
         """Note that a gradient has reached `part`."""
         self.parts.setdefault(part.source, set()).add(part)
         self.generation += 1
+
+    def add_computed(self, link: Reaches) -> None:
+        """Note that a gradient has gone back through `link`, to the entries that it reaches."""
+        self.computed[link] = None
+        self.generation += 1
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return, for each tensor that was reached through a function, which of its entries."""
+        masks: dict[str, Tensor] = {}
+        for link in self.computed:
+            for name, mask in link.reached().items():
+                masks[name] = masks[name] | mask if name in masks else mask
+        return masks
+
+    def clear(self) -> None:
+        """Begin a new step."""
+        self.parts.clear()
+        self.computed.clear()
 
     def settle_after(self, number: int) -> None:
         """See to it that nothing waits when the backward pass `number`, this one, is over."""

@@ -1,0 +1,54 @@
+"""`Generate`: a weight that a small network makes of a code, whole or chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from manynet.bindings.operation import Operation
+from manynet.bindings.protocol import Binding
+from manynet.errors import InputError
+from manynet.space import Arch
+
+__all__ = ["Generate"]
+
+
+@dataclass(frozen=True)
+class Generate(Operation, kind="generate"):
+    """What a multi-layer perceptron with ReLU makes of a code.
+
+    Args:
+        code: a vector: a learned one for each layer or task, or the arch (`Encode`).
+        layers: weight and bias of each linear layer of the perceptron, in turn.
+        shape: the generated weight's; its entries are the outputs, but for surplus at the end.
+        chunks: one vector a chunk, `(chunks, entries)`; each chunk's outputs are made of the code
+            with the chunk's vector behind it, so that the last layer can be small. None: whole.
+
+    Reference: Ha et al. 2017, arXiv 1609.09106; von Oswald et al. 2020, arXiv 1906.00695.
+    """
+
+    code: Binding
+    layers: tuple[Binding, ...]
+    shape: tuple[int, ...]
+    chunks: Binding | None = None
+
+    def value(
+        self, arch: Arch, code: Tensor, layers: tuple[Tensor, ...], chunks: Tensor | None
+    ) -> Tensor:
+        """Return the weight."""
+        x = code[None]
+        if chunks is not None:
+            x = torch.cat([x.expand(len(chunks), -1), chunks], dim=1)
+        for number in range(0, len(layers), 2):
+            x = functional.linear(x.relu() if number else x, layers[number], layers[number + 1])
+        size = math.prod(self.shape)
+        if x.numel() < size:
+            raise InputError(
+                f"the network generates {x.numel():,} numbers for a weight of {size:,}; "
+                "give its last layer more outputs, or more chunks"
+            )
+        return x.flatten()[:size].view(self.shape)

@@ -1,0 +1,212 @@
+"""What `manynet.bind` takes as `with_`: each binds a group of sites, starting near their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from manynet.bindings.compand import Compand, expand
+from manynet.bindings.generate import Generate
+from manynet.bindings.mask import Mask, TopK
+from manynet.bindings.mix import Mix
+from manynet.bindings.operation import ByArch
+from manynet.bindings.protocol import Binding
+from manynet.bindings.quantize import Quantize
+from manynet.bindings.route import Route
+from manynet.bindings.shard import Shard
+from manynet.bindings.site import Group, Site
+from manynet.bindings.tie import Tie
+from manynet.space import Choice
+
+__all__ = [
+    "Recipe",
+    "companded",
+    "generated",
+    "masked",
+    "mixed",
+    "quantized",
+    "sharded",
+    "tied",
+]
+
+Recipe = Callable[[Group], Sequence[Binding]]
+"""Makes the bindings of a group, one a site."""
+
+
+def quantized(
+    bits: int | Sequence[int] = 8, *, per: str | int = "channel", symmetric: bool = True
+) -> Recipe:
+    """Round each weight; several `bits` become a choice for each site, `NAME.bits`."""
+
+    def apply(group: Group) -> list[Binding]:
+        bound: list[Binding] = []
+        for site in group.sites:
+            own: int | ByArch = bits if isinstance(bits, int) else ByArch(f"{site.name}.bits")
+            if isinstance(own, ByArch):
+                assert not isinstance(bits, int)
+                group.choice(Choice(own.choice, tuple(sorted(bits))))
+            bound.append(Quantize(site.weight, own, per, symmetric))
+        return bound
+
+    return apply
+
+
+def masked(density: float = 0.5, *, tasks: int | None = None, seed: int = 0) -> Recipe:
+    """Keep the entries of the largest learned scores; with `tasks`, a mask for each, `task`.
+
+    The scores start as the weights' sizes where there is one mask, else at random.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def scores(site: Site, number: int | None) -> Binding:
+        if number is None:
+            value = site.tensor.abs()
+        else:
+            value = torch.randn(site.tensor.shape, generator=generator).to(site.tensor)
+        role = "scores" if number is None else f"scores{number}"
+        return TopK(site.parameter(role, value, alike=True), density)
+
+    def apply(group: Group) -> list[Binding]:
+        if tasks is None:
+            return [Mask(site.weight, scores(site, None)) for site in group.sites]
+        numbers = tuple(range(tasks))
+        group.choice(Choice("task", numbers))
+        return [
+            Mask(site.weight, Route("task", numbers, tuple(scores(site, n) for n in numbers)))
+            for site in group.sites
+        ]
+
+    return apply
+
+
+def tied(*, scale: bool = False) -> Recipe:
+    """Let all sites read the weight of the first, each with a `scale` of its rows if asked."""
+
+    def apply(group: Group) -> list[Binding]:
+        first = group.sites[0]
+        same: dict[object, Binding] = {}
+        bound: list[Binding] = []
+        for site in group.sites:
+            weight = first.weight if site is first else site.reads(first.name)
+            if site.binding is None and first.binding is None:
+                weight = same.setdefault("whole", weight)
+            if scale:
+                shape = (-1,) + (1,) * (site.tensor.dim() - 1)
+                ones = torch.ones_like(site.tensor[(slice(None),) + (0,) * (len(shape) - 1)])
+                weight = Tie(weight, site.parameter("scale", ones.view(shape)))
+            bound.append(weight)
+        return bound
+
+    return apply
+
+
+def mixed(atoms: int) -> Recipe:
+    """Write each weight as a sum of shared `atoms` with coefficients of its own.
+
+    They start as the best such sums: the leading singular vectors of the group's weights.
+
+    Reference: Zhussip et al. 2026, arXiv 2508.04581 (MASA).
+    """
+
+    def apply(group: Group) -> list[Binding]:
+        stack = torch.stack([site.tensor.flatten() for site in group.sites]).float()
+        left, size, right = torch.linalg.svd(stack, full_matrices=False)
+        count = min(atoms, len(size))
+        like = group.sites[0].tensor
+        spread = right[:count].norm(dim=1).new_full((count, 1), math.sqrt(right.shape[1]))
+        value = (right[:count] * spread).view(count, *like.shape).to(like)
+        dictionary = group.parameter("atoms", value)
+        own = (left * size)[:, :count] / spread.T
+        return [
+            site.reads(Mix((dictionary,), site.parameter("coefficients", row.to(like))))
+            for site, row in zip(group.sites, own, strict=True)
+        ]
+
+    return apply
+
+
+def sharded(rows: int, entries: int, *, seed: int = 0) -> Recipe:
+    """Draw each weight from one pool of `rows` rows of `entries` numbers, chosen once at random.
+
+    The pool starts with the spread of the group's weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def apply(group: Group) -> list[Binding]:
+        like = group.sites[0].tensor
+        spread = torch.stack([site.tensor.float().std() for site in group.sites]).mean()
+        value = torch.randn(rows, entries, generator=generator).to(like) * spread.to(like)
+        pool = group.parameter("pool", value)
+        bound = []
+        for site in group.sites:
+            count = math.ceil(site.tensor.numel() / entries)
+            order = torch.cat(
+                [torch.randperm(rows, generator=generator) for _ in range(-(-count // rows))]
+            )
+            index = site.buffer("index", order[:count].to(like.device))
+            bound.append(site.reads(Shard(pool, index, tuple(site.tensor.shape))))
+        return bound
+
+    return apply
+
+
+def generated(
+    *, hidden: int = 32, code: int = 8, chunk: int | None = None, seed: int = 0
+) -> Recipe:
+    """Let one small network make all weights of the group from a code of each site.
+
+    With `chunk`, it makes so many numbers at a time. It starts with outputs that have the spread of
+    the group's weights.
+
+    Reference: Ha et al. 2017, arXiv 1609.09106.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(like)
+
+    def apply(group: Group) -> list[Binding]:
+        like = group.sites[0].tensor
+        most = max(site.tensor.numel() for site in group.sites)
+        outputs, inputs = chunk or most, code * (1 if chunk is None else 2)
+        spread = torch.stack([site.tensor.float().std() for site in group.sites]).mean()
+        layers = (
+            group.parameter("in_weight", normal(like, hidden, inputs) * (2 / inputs) ** 0.5),
+            group.parameter("in_bias", normal(like, hidden) * 0),
+            group.parameter(
+                "out_weight", normal(like, outputs, hidden) * spread.to(like) * hidden**-0.5
+            ),
+            group.parameter("out_bias", normal(like, outputs) * 0),
+        )
+        bound = []
+        for site in group.sites:
+            own = site.parameter("code", normal(like, code))
+            count = -(-site.tensor.numel() // outputs)
+            chunks = None if chunk is None else site.parameter("chunks", normal(like, count, code))
+            shape = tuple(site.tensor.shape)
+            bound.append(site.reads(Generate(own, layers, shape, chunks)))
+        return bound
+
+    return apply
+
+
+def companded(*, slack: float = 1.25) -> Recipe:
+    """Read each weight through a curve of its own, whose range is `slack` times the weights'.
+
+    It starts with the same weights exactly.
+    """
+
+    def apply(group: Group) -> list[Binding]:
+        bound: list[Binding] = []
+        for site in group.sites:
+            # as steep as a straight line at zero, so that small weights start as they are
+            height = site.tensor.abs().max().clamp_min(1e-8) * slack * 2 / torch.pi
+            latent = expand(site.tensor, height, height)
+            curve = [site.parameter(role, height.view(1)) for role in ("height", "width")]
+            bound.append(Compand(site.parameter("latent", latent, alike=True), *curve))
+        return bound
+
+    return apply

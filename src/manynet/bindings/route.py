@@ -1,0 +1,67 @@
+"""`Route`: the arch chooses what is read; `Encode`: the arch as numbers, for a router to take.
+
+A router that weighs experts by the arch is a `Mix` whose coefficients a `Generate` makes of the
+`Encode`d arch: one logit an expert is layer-wise, one for each row and expert is neuron-wise. A
+choice made anew for each token is computation, not a way of reading a weight: it belongs to the
+layers of the skeleton, whose experts' weights can be bound like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manynet.bindings.axes import Axis
+from manynet.bindings.operation import Operation
+from manynet.bindings.protocol import Binding, Reading
+from manynet.space import Arch, Value
+
+__all__ = ["Encode", "Route"]
+
+
+@dataclass(frozen=True)
+class Route(Operation, kind="route"):
+    """One of several bindings, by the value that a choice has in the arch.
+
+    Args:
+        choice: name of the choice.
+        values: its values.
+        options: what is read for each of them.
+    """
+
+    choice: str
+    values: tuple[Value, ...]
+    options: tuple[Binding, ...]
+
+    def at(self, arch: Arch, sizes: Mapping[Axis, int]) -> Reading:
+        """Return what the chosen option reads, and nothing of the others."""
+        return self.options[self.values.index(arch[self.choice])].at(arch, sizes)
+
+
+@dataclass(frozen=True)
+class Encode(Operation, kind="encode"):
+    """The arch as a vector: for each choice, its value over the largest, or a one among zeros.
+
+    Args:
+        choices: names of the choices.
+        values: the values of each; numbers give one entry, others one for each value.
+        like: a shared tensor that says in which type and on which device.
+    """
+
+    choices: tuple[str, ...]
+    values: tuple[tuple[Value, ...], ...]
+    like: Binding
+
+    def value(self, arch: Arch, like: Tensor) -> Tensor:
+        """Return the vector."""
+        numbers: list[float] = []
+        for name, values in zip(self.choices, self.values, strict=True):
+            own = arch[name]
+            if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+                numbers.append(float(own) / max(abs(float(v)) for v in values))
+            else:
+                numbers += [float(own == value) for value in values]
+        return torch.tensor(numbers, dtype=like.dtype, device=like.device)

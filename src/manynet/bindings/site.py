@@ -1,0 +1,89 @@
+"""Where a binding is applied: a `Site` is one tensor, a `Group` the sites bound together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from manynet.bindings.axes import Axis, Dim
+from manynet.bindings.protocol import Binding
+from manynet.bindings.slice import Slice
+from manynet.errors import InputError
+from manynet.space import Choice
+
+__all__ = ["Group", "Site"]
+
+
+@dataclass
+class Site:
+    """One tensor of the model.
+
+    Args:
+        name: its name.
+        tensor: its value in the largest member.
+        binding: how members read it so far; None for whole.
+        group: what it belongs to.
+    """
+
+    name: str
+    tensor: Tensor
+    binding: Binding | None
+    group: Group = field(repr=False)
+
+    @property
+    def weight(self) -> Binding:
+        """How members read this tensor so far."""
+        return self.reads(self.name) if self.binding is None else self.binding
+
+    @property
+    def _dims(self) -> tuple[Dim, ...]:
+        if isinstance(self.binding, Slice):
+            return self.binding.dims
+        return tuple((Axis("", size, "whole"),) for size in self.tensor.shape)
+
+    def reads(self, source: str | Binding) -> Binding:
+        """Return what this site reads of something that has its shape: cut as its tensor is."""
+        return Slice(source, self._dims)
+
+    def parameter(self, role: str, value: Tensor, *, alike: bool = False) -> Binding:
+        """Add a shared parameter of this site's own; `alike`: cut as the site's tensor is."""
+        name = self.group.add(f"{self.name}.{role}", nn.Parameter(value.detach().clone()))
+        return Slice(name, self._dims) if alike else self.group.whole(name)
+
+    def buffer(self, role: str, value: Tensor, *, alike: bool = False) -> Binding:
+        """Add a shared buffer of this site's own; `alike`: cut as the site's tensor is."""
+        name = self.group.add(f"{self.name}.{role}", value.detach().clone())
+        return Slice(name, self._dims) if alike else self.group.whole(name)
+
+
+class Group:
+    """Sites that are bound together, and what their bindings need beside the model's tensors."""
+
+    def __init__(self) -> None:
+        self.sites: list[Site] = []
+        self.extra: dict[str, Tensor] = {}
+        self.choices: list[Choice] = []
+        self._known: dict[str, Binding] = {}
+
+    def add(self, name: str, tensor: Tensor) -> str:
+        """Add a shared tensor and return its name."""
+        if name in self.extra:
+            raise InputError(f"{name!r} is added twice; give each tensor a role of its own")
+        self.extra[name] = tensor
+        return name
+
+    def parameter(self, role: str, value: Tensor) -> Binding:
+        """Add a shared parameter that all sites may read."""
+        name = f"{self.sites[0].name}.shared_{role}"
+        return self.whole(self.add(name, nn.Parameter(value.detach().clone())))
+
+    def whole(self, name: str) -> Binding:
+        """Return the binding that reads all of an added tensor."""
+        dims = tuple((Axis("", size, "whole"),) for size in self.extra[name].shape)
+        return self._known.setdefault(name, Slice(name, dims))
+
+    def choice(self, choice: Choice) -> None:
+        """Add a choice to the space."""
+        if choice not in self.choices:
+            self.choices.append(choice)
