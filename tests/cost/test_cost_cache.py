@@ -28,7 +28,10 @@ def test_cache_is_that_of_the_members_own_heads_and_layers(folders: dict[str, Pa
     assert cost(model, TOKENS) == 2 * 3 * 2 * 8 * 4 * 100
     assert cost(model.bfloat16(), TOKENS) == 2 * 3 * 2 * 8 * 2 * 100
     family = mn.elastic(model.float(), TOKENS, width=(0.5, 1.0), uniform=True)
-    assert cost.of_arch(family, family.space.smallest) == 2 * 3 * 1 * 8 * 4 * 100
+    smallest = family.space.smallest
+    layers = smallest["model.layers.depth"]
+    assert layers == 1
+    assert cost.of_arch(family, smallest) == 2 * layers * 1 * 8 * 4 * 100
 
 
 def test_settings_tell_stored_values_apart() -> None:

@@ -273,14 +273,16 @@ def _move(batch: _Batch, device: torch.device) -> _Batch:
 
 def logits_in(outputs: object) -> Tensor:
     """Return the logits of what a network returned: itself, or its `logits`."""
-    outputs = outputs.get("logits") if isinstance(outputs, dict) else outputs
-    outputs = getattr(outputs, "logits", outputs)
-    if not isinstance(outputs, Tensor):
+    if isinstance(outputs, dict):
+        found = outputs.get("logits")
+    else:
+        found = getattr(outputs, "logits", outputs)
+    if not isinstance(found, Tensor):
         raise InputError(
             f"the network returns {_describe(outputs)}, and this metric needs one tensor; "
             "write a metric of your own with @manynet.metric"
         )
-    return outputs
+    return found
 
 
 def _hits(logits: Tensor, targets: Tensor) -> Tensor:
