@@ -14,25 +14,13 @@ from torch.nn import functional
 from manynet.bindings.axes import Axis, Concat, length
 from manynet.elastic._trace import Attribute, Block, Trace, trace_model
 from manynet.errors import TraceError
+from networks import Net
 
 Verify = Callable[..., Trace]
 
 
 def sizes(trace: Trace) -> dict[str, int]:
     return {axis.name: axis.size for axis in trace.axes}
-
-
-class Net(nn.Module):
-    """Modules by name, and a function that calls them."""
-
-    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
-        super().__init__()
-        self.call = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.call(self, *inputs)
 
 
 def test_a_chain_has_one_axis_for_each_inner_layer(verify: Verify) -> None:

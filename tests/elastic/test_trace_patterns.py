@@ -12,22 +12,10 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from manynet.elastic._trace import Trace
+from networks import Net
 
 Verify = Callable[..., Trace]
 IMAGE, SEQUENCE = (2, 3, 8, 8), (2, 5, 6)
-
-
-class Net(nn.Module):
-    """Modules by name, and a function that calls them."""
-
-    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
-        super().__init__()
-        self.call = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.call(self, *inputs)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 1, **options: Any) -> nn.Conv2d:

@@ -11,21 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from manynet.elastic._trace import Trace
+from networks import Net
 
 Verify = Callable[..., Trace]
-
-
-class Net(nn.Module):
-    """Modules by name, and a function that calls them."""
-
-    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
-        super().__init__()
-        self.call = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.call(self, *inputs)
 
 
 def widths(trace: Trace) -> list[int]:
