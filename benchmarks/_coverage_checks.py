@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -47,14 +48,14 @@ def check(case: Case) -> Result:
             "precision": "float32",
         }
         try:
-            result |= verified(model, inputs)
+            result |= verified(model, inputs, deep=case.deep)
         except Wrong as error:  # rounding, or wrong? doubles tell
             if not _is_rounding(error):
                 return result | {"reason": str(error)} | timed(model, inputs)
             doubles = tree_map_only(Tensor, _doubled, inputs)
             result["precision"] = "float64"
             try:
-                result |= verified(copy.deepcopy(model).double(), doubles)
+                result |= verified(copy.deepcopy(model).double(), doubles, deep=case.deep)
             except Wrong as again:
                 result["reason"] = str(again)
         except Exception as error:  # the list goes on, and the table says what failed
@@ -114,8 +115,14 @@ def _demand(what: str, value: float) -> float:
     return value
 
 
-def verified(model: nn.Module, inputs: tuple[Any, ...]) -> Result:
-    """Return the figures of a model for which every check holds; raises `Wrong` where one fails."""
+def verified(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool = False) -> Result:
+    """Return the figures of a model for which every check holds; raises `Wrong` where one fails.
+
+    Args:
+        model: the original, in evaluation mode.
+        inputs: its arguments by position.
+        deep: whether depth or heads have to be elastic beside widths.
+    """
     trace = trace_model(model, inputs)
     with torch.no_grad():
         whole = outputs(model, inputs)
@@ -127,7 +134,9 @@ def verified(model: nn.Module, inputs: tuple[Any, ...]) -> Result:
     with torch.no_grad():
         largest = distance(whole, outputs(family.at(family.space.largest), inputs))
     figures["largest"] = _demand("outputs of the largest member", largest)
-    figures |= _elasticity(family, model, trace.calls)
+    figures |= _elasticity(family, model)
+    if deep and not (figures["depths"] or figures["heads"]):
+        raise Wrong("neither depth nor heads are elastic")
     trains = _trains(model, inputs)
     figures["gradients in"] = "training" if trains else "evaluation"
     rng = np.random.default_rng(0)
@@ -138,7 +147,7 @@ def verified(model: nn.Module, inputs: tuple[Any, ...]) -> Result:
     return figures
 
 
-def _elasticity(family: manynet.Family, model: nn.Module, calls: Any) -> Result:
+def _elasticity(family: manynet.Family, model: nn.Module) -> Result:
     names = [choice.name for choice in family.space.choices]
     depths = [name for name in names if name.endswith(".depth") or name == "depth"]
     heads = [name for name in names if "head" in name.rpartition(".")[2]]
@@ -168,7 +177,9 @@ def _trains(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
 
 
 def _backward(model: nn.Module, inputs: tuple[Any, ...]) -> None:
-    torch.manual_seed(0)  # dropout and stochastic depth draw the same
+    torch.manual_seed(0)  # dropout, stochastic depth and masks in time draw the same
+    np.random.seed(0)  # models draw from these too
+    random.seed(0)
     results = [leaf for leaf in outputs(model, inputs) if leaf.requires_grad]
     sum((leaf.square().mean() for leaf in results), torch.zeros(())).backward()
 

@@ -7,14 +7,19 @@ accepts.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from manynet._inputs import positional
 
 __all__ = ["GROUPS", "Case", "cases"]
 
@@ -26,10 +31,12 @@ class Case:
     Args:
         build: makes the model and its example inputs.
         part: what of the model is checked, where it is not the whole.
+        deep: whether depth or heads have to be elastic beside widths.
     """
 
     build: Callable[[], tuple[nn.Module, tuple[Any, ...]]]
     part: str | None = None
+    deep: bool = False
 
 
 # -- torchvision -----------------------------------------------------------------------------
@@ -284,6 +291,30 @@ def timm_more() -> Iterator[tuple[str, Case]]:
         yield name, Case(partial(_timm, name))
 
 
+# -- transformers ----------------------------------------------------------------------------
+
+_ZOO = Path(__file__).parent.parent / "tests" / "elastic" / "transformers_zoo.py"
+
+
+@cache
+def _zoo() -> ModuleType:
+    """Return the tiny models that the tests build as well."""
+    spec = importlib.util.spec_from_file_location("transformers_zoo", _ZOO)
+    zoo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(zoo)
+    return zoo
+
+
+def _transformer(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    model, named = _zoo().build(name)
+    return model, positional(model, named)
+
+
+def transformers() -> Iterator[tuple[str, Case]]:
+    for name in _zoo().NAMES:
+        yield name, Case(partial(_transformer, name), "tiny, from a config", deep=True)
+
+
 # -- graphs and sequences --------------------------------------------------------------------
 
 
@@ -380,6 +411,7 @@ GROUPS: dict[str, Callable[[], Iterator[tuple[str, Case]]]] = {
     "torchvision-detection": torchvision_detection,
     "timm": timm_modules,
     "timm-more": timm_more,
+    "transformers": transformers,
     "geometric": geometric,
     "small": small,
 }
