@@ -125,7 +125,7 @@ class TrainConfig(Section):
     learning_rate: Positive | None = None
     weight_decay: NotNegative | None = None
     warmup: Several | Annotated[Number, Field(ge=0, lt=1)] = 0.05
-    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
     clip: Positive | None = 1.0
     ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
     sampler: Literal["sandwich", "uniform"] = "sandwich"

@@ -37,6 +37,13 @@ def test_warm_up_then_cosine(warmup: float) -> None:
     assert cosine(10)(20) == 0.0
 
 
+def test_a_straight_line_after_the_warm_up() -> None:
+    schedule = schedule_of("linear", 100, 20)
+    assert schedule(19) == schedule(20) == 1.0
+    assert schedule(60) == pytest.approx(0.5)
+    assert 0 < schedule(99) < 0.02
+
+
 def test_constant_and_ones_own() -> None:
     assert schedule_of("constant", 5, 0)(4) == constant()(4) == 1.0
     own = warmed_up(lambda step: 1 / (1 + step), 2)

@@ -16,9 +16,10 @@ from manynet.bindings.operation import ByArch
 from manynet.bindings.protocol import Binding
 from manynet.bindings.quantize import Quantize
 from manynet.bindings.route import Route
-from manynet.bindings.shard import Shard
+from manynet.bindings.shard import Shard, draw_index
 from manynet.bindings.site import Group, Site
 from manynet.bindings.tie import Tie
+from manynet.errors import InputError
 from manynet.space import Choice
 
 __all__ = [
@@ -128,25 +129,33 @@ def mixed(atoms: int) -> Recipe:
     return apply
 
 
-def sharded(rows: int, entries: int, *, seed: int = 0) -> Recipe:
+def sharded(rows: int, entries: int, *, private: int = 0, seed: int = 0) -> Recipe:
     """Draw each weight from one pool of `rows` rows of `entries` numbers, chosen once at random.
 
-    The pool starts with the spread of the group's weights.
+    The pool starts with the spread of the group's weights. The last rows of each weight's index are
+    `private` ones, which it alone reads.
+
+    Reference: Wang et al. 2025, arXiv 2410.00938 (mixture of shards).
     """
     generator = torch.Generator().manual_seed(seed)
 
     def apply(group: Group) -> list[Binding]:
-        like = group.sites[0].tensor
+        like, public = group.sites[0].tensor, rows - private * len(group.sites)
+        if private < 0 or public < 0:
+            raise InputError(
+                f"{len(group.sites)} weights with {private} private rows each do not fit into a "
+                f"pool of {rows} rows; give it more rows, or fewer private ones"
+            )
         spread = torch.stack([site.tensor.float().std() for site in group.sites]).mean()
         value = torch.randn(rows, entries, generator=generator).to(like) * spread.to(like)
         pool = group.parameter("pool", value)
         bound = []
-        for site in group.sites:
+        for number, site in enumerate(group.sites):
             count = math.ceil(site.tensor.numel() / entries)
-            order = torch.cat(
-                [torch.randperm(rows, generator=generator) for _ in range(-(-count // rows))]
-            )
-            index = site.buffer("index", order[:count].to(like.device))
+            first = public + number * private
+            own = range(first, first + min(private, count))
+            order = draw_index(generator, count - len(own), public=public, private=own)
+            index = site.buffer("index", order.to(like.device))
             bound.append(site.reads(Shard(pool, index, tuple(site.tensor.shape))))
         return bound
 

@@ -17,6 +17,7 @@ from manynet.data._augment import crop_and_flip
 from manynet.data._batches import Batch, Inputs, batches, collate_batches, taker, to_device
 from manynet.data._data import Data, Images, Samples
 from manynet.data._load import load_data
+from manynet.data._local import local_data
 from manynet.data._text import IGNORED, LabeledTexts, MaskedTokens, TextData, Tokenizer
 from manynet.data._user import load_function
 
@@ -36,6 +37,7 @@ __all__ = [
     "crop_and_flip",
     "load_data",
     "load_function",
+    "local_data",
     "taker",
     "to_device",
 ]

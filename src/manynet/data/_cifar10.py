@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from manynet.data._data import Data
+from manynet.data._local import local_folders
 from manynet.data._split import Options, Raw, image_data
 from manynet.data._table import LABEL_COLUMNS, read_parquet
 from manynet.errors import InputError, MissingExtraError
@@ -49,10 +49,7 @@ def cifar10(folder: Path | None, options: Options) -> Data:
 
 
 def _places(folder: Path | None) -> list[Path]:
-    roots = [folder] if folder else []
-    if "MANYNET_DATA" in os.environ:
-        roots.append(Path(os.environ["MANYNET_DATA"]))
-    roots.append(Path("../shared/data"))
+    roots = [*([folder] if folder else []), *local_folders()]
     return [place for root in roots for place in (root, root / "cifar10")]
 
 

@@ -57,7 +57,7 @@ def add_adapters(model: nn.Module, *, rank: int) -> nn.Module:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Return whether any layer of `model` has an adapter."""
+    """Return whether any layer of `model` has an adapter, by any method of `peft`."""
     return any(_is_adapted(module) for module in model.modules())
 
 
@@ -93,4 +93,4 @@ def without_adapters(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_adapted(module: nn.Module) -> bool:
-    return hasattr(module, "lora_A") and hasattr(module, "get_base_layer")
+    return hasattr(module, "merged_adapters") and hasattr(module, "get_base_layer")

@@ -28,7 +28,7 @@ from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
 from manynet.train.samplers import Sampler, Sandwich, Uniform
-from manynet.train.schedules import Schedule, constant, cosine, exponential, warmed_up
+from manynet.train.schedules import Schedule, constant, cosine, exponential, linear, warmed_up
 from manynet.train.step import accumulate
 from manynet.train.teacher import TaughtBy
 from manynet.train.tokens import DistillTokens, token_loss
@@ -57,6 +57,7 @@ __all__ = [
     "cosine",
     "exponential",
     "find_hardware",
+    "linear",
     "load_checkpoint",
     "load_newest",
     "logits_of",

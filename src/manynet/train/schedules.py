@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from manynet.errors import InputError, did_you_mean
 
-__all__ = ["Schedule", "constant", "cosine", "exponential", "schedule_of", "warmed_up"]
+__all__ = ["Schedule", "constant", "cosine", "exponential", "linear", "schedule_of", "warmed_up"]
 
 Schedule = Callable[[int], float]
 """From the number of steps taken to what the learning rate is multiplied by."""
@@ -26,6 +26,16 @@ def cosine(steps: int) -> Schedule:
         [1.0, 0.854, 0.5, 0.146, 0.0]
     """
     return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+
+
+def linear(steps: int) -> Schedule:
+    """Return a straight line, from 1 down to 0 at `steps`.
+
+    Example:
+        >>> [linear(4)(step) for step in range(6)]
+        [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    """
+    return lambda step: max(0.0, 1 - step / steps)
 
 
 def exponential(rate: float = 0.97, *, every: float = 1.0, floor: float = 0.05) -> Schedule:
@@ -69,8 +79,9 @@ def schedule_of(schedule: str | Schedule, steps: int, warmup: float) -> Schedule
     """Return the schedule that a name means, stretched over `steps` and warmed up.
 
     Args:
-        schedule: `"cosine"`, `"exponential"` (at its floor of 5 % after 65 % of the steps, as in
-            BigNAS), `"constant"`, or a function from the step to a factor, taken as it is.
+        schedule: `"cosine"`, `"linear"`, `"exponential"` (at its floor of 5 % after 65 % of the
+            steps, as in BigNAS), `"constant"`, or a function from the step to a factor, taken as
+            it is.
         steps: steps of the whole training.
         warmup: steps of the rise if it is an integer, else their share of all steps.
 
@@ -87,6 +98,7 @@ def schedule_of(schedule: str | Schedule, steps: int, warmup: float) -> Schedule
         "constant": constant(),
         "cosine": cosine(left),
         "exponential": exponential(0.05, every=0.65 * left),
+        "linear": linear(left),
     }
     if schedule not in named:
         raise InputError(f"schedule {schedule!r} is unknown{did_you_mean(schedule, named)}")

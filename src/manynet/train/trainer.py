@@ -73,8 +73,8 @@ def train(
         learning_rate: by default 0.1 for SGD, 0.001 for AdamW.
         weight_decay: by default 1e-4 for SGD, 0.05 for AdamW; norms and biases never decay.
         warmup: steps if it is an integer, else a share of all steps.
-        schedule: `"cosine"`, `"exponential"`, `"constant"`, or a function from the step to a
-            factor.
+        schedule: `"cosine"`, `"linear"`, `"exponential"`, `"constant"`, or a function from the
+            step to a factor.
         clip: the norm that all shared gradients together are clipped to.
         ema: decay of a moving average of the weights, for example 0.999; `validate` sees the
             average, and `log.ema.copy_to(family)` makes it the family's.
