@@ -25,6 +25,7 @@ from manynet.bindings.leaf import Touched, bind, copied
 from manynet.bindings.operation import evaluate, sources_of, walk
 from manynet.bindings.protocol import Binding, Computed, Part
 from manynet.bindings.slice import Slice
+from manynet.bindings.stored import note
 from manynet.errors import InputError
 from manynet.space import Arch, Space, Value
 
@@ -157,6 +158,9 @@ class Family:
                     leaves[first] = bind(binding.at(arch, sizes), self._tensors, self._touched)
                     tensors[first] = leaves[first].tensor
                 tensors[name] = tensors[first]
+        for name, leaf in leaves.items():
+            if leaf.pull is not None:  # the member's own
+                note(leaf.tensor, self.blueprint.bindings[name], arch, sizes)
         module, parts = self._build(dropped, sizes, tensors)
         return Member(module, parts.values(), list(leaves.values()), self._touched)
 
@@ -180,6 +184,7 @@ class Family:
                         continue
                     like = self._tensors.get(name, self._skeleton.tensors[name])
                     tensors[name] = _own(like, binding, arch, sizes, self._tensors)
+                    note(tensors[name], binding, arch, sizes, self._tensors)
             module, _ = self._build(dropped, sizes, tensors)
             member = self._cache.get(arch)
             if member is not None:

@@ -12,6 +12,9 @@ from manynet.bindings.mask import TopK as TopK
 from manynet.bindings.mix import Mix as Mix
 from manynet.bindings.operation import ByArch as ByArch
 from manynet.bindings.operation import Operation as Operation
+from manynet.bindings.pack import Integers as Integers
+from manynet.bindings.pack import pack as pack
+from manynet.bindings.pack import unpack as unpack
 from manynet.bindings.protocol import Binding as Binding
 from manynet.bindings.protocol import Computed as Computed
 from manynet.bindings.protocol import Part as Part
@@ -19,6 +22,7 @@ from manynet.bindings.protocol import Reading as Reading
 from manynet.bindings.quantize import Quantize as Quantize
 from manynet.bindings.route import Encode as Encode
 from manynet.bindings.route import Route as Route
+from manynet.bindings.route import Row as Row
 from manynet.bindings.shard import Shard as Shard
 from manynet.bindings.slice import Pick as Pick
 from manynet.bindings.slice import Slice as Slice
@@ -35,6 +39,7 @@ __all__ = [
     "Dim",
     "Encode",
     "Generate",
+    "Integers",
     "KernelTransform",
     "Mask",
     "Mix",
@@ -44,10 +49,13 @@ __all__ = [
     "Quantize",
     "Reading",
     "Route",
+    "Row",
     "Shard",
     "Slice",
     "Tie",
     "TopK",
+    "pack",
     "register",
+    "unpack",
     "whole",
 ]

@@ -130,8 +130,10 @@ class _Compute:
         grad, leaf.grad = leaf.grad, None
         if grad is None:
             return
+        reached = set()
         for source, own in zip(self.trained, self.gradients(grad), strict=True):
             if own is not None:
+                reached.add(self.reading.sources[source])
                 shared = self.sources[source]
                 if shared.grad is None:
                     shared.grad = own.clone() if own is grad else own.contiguous()
@@ -141,7 +143,8 @@ class _Compute:
             self.touched.add_computed(self)
         else:
             for part in self.reading.parts:
-                self.touched.add(part)
+                if part.source in reached:  # an operand may be read and yet not used
+                    self.touched.add(part)
 
     def gradients(self, grad: Tensor) -> tuple[Tensor | None, ...]:
         if self.graph is None:

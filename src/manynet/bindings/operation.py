@@ -16,10 +16,20 @@ from torch import Tensor
 
 from manynet.bindings.axes import Axis, DimTable, Index
 from manynet.bindings.kinds import decode, register
+from manynet.bindings.pack import Integers
 from manynet.bindings.protocol import Binding, Computed, Part, Reading, part_of
 from manynet.space import Arch
 
-__all__ = ["ByArch", "Operation", "evaluate", "narrow", "operands_of", "setting", "walk"]
+__all__ = [
+    "ByArch",
+    "Operation",
+    "evaluate",
+    "narrow",
+    "operand_values",
+    "operands_of",
+    "setting",
+    "walk",
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,14 @@ class Operation(Binding):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it computes its value")
 
+    def entry_bits(self, arch: Arch) -> int | None:
+        """Return how many bits an entry of the value has where it stands for an integer."""
+        return None
+
+    def integers(self, arch: Arch, *args: Any, **kwargs: Any) -> Integers:
+        """Return the integers of the value, where `entry_bits` says that there are some."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its integers are")
+
     def stored_bits(self, arch: Arch, value: Tensor) -> float:
         """Return how many bits an extracted member needs for `value`."""
         return 8.0 * value.nbytes
@@ -114,6 +132,14 @@ def evaluate(reading: Reading, shared: Mapping[str, Tensor]) -> Tensor:
     if isinstance(reading, Computed):
         return reading.function([shared[name] for name in reading.sources])
     return part_of(shared[reading.source], reading)
+
+
+def operand_values(
+    binding: Binding, arch: Arch, sizes: Mapping[Axis, int], shared: Mapping[str, Tensor]
+) -> list[Any]:
+    """Return the values of a binding's operands, as its `value` takes them after the arch."""
+    fields = _operand_fields(binding).values()
+    return [_each(field, lambda b: evaluate(b.at(arch, sizes), shared)) for field in fields]
 
 
 def sources_of(reading: Reading) -> tuple[str, ...]:

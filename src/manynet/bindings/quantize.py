@@ -8,49 +8,35 @@ import torch
 from torch import Tensor
 
 from manynet.bindings.operation import ByArch, Operation, setting
+from manynet.bindings.pack import Integers, packed_bytes
 from manynet.bindings.protocol import Binding
+from manynet.bindings.rounding import learned_round
 from manynet.errors import InputError
 from manynet.space import Arch
 
-__all__ = ["Integers", "Quantize", "pack", "unpack"]
+__all__ = ["Quantize"]
 
-
-@dataclass(frozen=True)
-class Integers:
-    """A quantized weight: `(integers - zero) * scale` in the shape of `shape`.
-
-    Args:
-        integers: `(groups, entries of a group)`, from 0 to `2 ** bits - 1`.
-        scale: `(groups, 1)`.
-        zero: `(groups, 1)`: which integer stands for 0.
-        bits: how many bits an integer has.
-        shape: the weight's.
-    """
-
-    integers: Tensor
-    scale: Tensor
-    zero: Tensor
-    bits: int
-    shape: tuple[int, ...]
-
-    def weight(self) -> Tensor:
-        """Return the weight."""
-        return ((self.integers - self.zero) * self.scale).view(self.shape)
+_WHOLE = 16
+"""So many bits and more leave the weight as it is."""
 
 
 @dataclass(frozen=True)
 class Quantize(Operation, kind="quantize"):
     """A weight rounded to `2 ** bits` levels; the gradient passes straight through.
 
+    Each setting may be decided by the arch. Two bits and a symmetric form have the levels -2 to 1
+    times the step: symmetric is where zero lies, not how far the levels reach.
+
     Args:
         weight: the weight.
-        bits: from 2 to 8, or decided by the arch. 16 and more leave the weight as it is.
+        bits: from 2 to 8. 16 and more leave the weight as it is.
         per: what has a scale of its own: the whole `"tensor"`, each `"channel"` (row), or each
             group of so many entries of a row.
         symmetric: whether zero lies in the middle of the levels; else they reach from the smallest
-            entry to the largest, zero among them.
-        scale: a learned step size, which broadcasts to `(groups, 1)`; only where symmetric. None:
-            it follows from the entries.
+            entry to the largest, zero among them, or begin where a learned offset says.
+        scale: a learned step size, one number for each group. None: it follows from the entries.
+        offset: a learned offset of the levels, one number for each group; needed beside a learned
+            scale where the form is not symmetric, and not read where it is.
 
     Reference: Esser et al. 2020, arXiv 1902.08153 (learned step size); Jacob et al. 2018,
     arXiv 1712.05877.
@@ -58,87 +44,102 @@ class Quantize(Operation, kind="quantize"):
 
     weight: Binding
     bits: int | ByArch = 8
-    per: str | int = "channel"
-    symmetric: bool = True
+    per: str | int | ByArch = "channel"
+    symmetric: bool | ByArch = True
     scale: Binding | None = None
+    offset: Binding | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.per not in ("tensor", "channel") and not isinstance(self.per, int):
+        if self.per not in ("tensor", "channel") and not isinstance(self.per, int | ByArch):
             raise InputError(f"per={self.per!r}: give 'tensor', 'channel' or a group's size")
-        if self.scale is not None and not self.symmetric:
-            raise InputError("a learned scale needs symmetric=True")
+        if (self.scale is None and self.offset is not None) or (
+            self.scale is not None and self.offset is None and self.symmetric is not True
+        ):
+            raise InputError(
+                "a learned scale needs symmetric=True or a learned offset beside it, and a "
+                "learned offset needs a learned scale"
+            )
 
-    def value(self, arch: Arch, weight: Tensor, scale: Tensor | None) -> Tensor:
+    def value(
+        self, arch: Arch, weight: Tensor, scale: Tensor | None, offset: Tensor | None
+    ) -> Tensor:
         """Return the rounded weight."""
-        if int(setting(self.bits, arch)) >= 16:
+        bits = int(setting(self.bits, arch))
+        if bits >= _WHOLE:
             return weight
         if scale is None:
             rounded = self.integers(arch, weight.detach()).weight()
-            return weight + (rounded - weight).detach()
-        half = 2 ** (int(setting(self.bits, arch)) - 1)
-        step = scale.abs().clamp_min(1e-12)
-        levels = (self._groups(weight) / step).clamp(-half, half - 1)
-        levels = levels + (levels.round() - levels).detach()
-        return (levels * step).view(weight.shape)
+            return rounded + (weight - weight.detach())  # the value is exactly the rounded one
+        half = 2 ** (bits - 1)
+        own = None if offset is None or setting(self.symmetric, arch) else offset.view(-1, 1)
+        rows = self._groups(arch, weight)
+        return learned_round(rows, scale.view(-1, 1), -half, half - 1, own).view(weight.shape)
 
     @torch.no_grad()
-    def integers(self, arch: Arch, weight: Tensor, scale: Tensor | None = None) -> Integers:
-        """Return the integers that stand for `weight`."""
-        bits = int(setting(self.bits, arch))
-        rows, most = self._groups(weight), 2**bits - 1
-        if self.symmetric:
-            half = 2 ** (bits - 1)
-            step = rows.abs().amax(1, keepdim=True) / (half - 1) if scale is None else scale.abs()
-            step = step.clamp_min(1e-12).expand(len(rows), 1)
-            zero = torch.full_like(step, half)
+    def integers(
+        self,
+        arch: Arch,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Integers:
+        """Return the integers that stand for `weight`; theirs is exactly the value."""
+        bits, symmetric = int(setting(self.bits, arch)), bool(setting(self.symmetric, arch))
+        rows, most, half = self._groups(arch, weight), 2**bits - 1, 2 ** (bits - 1)
+        zero: Tensor | None = None
+        own: Tensor | None = None
+        if scale is not None:
+            step = scale.view(-1, 1).abs().clamp_min(1e-12)
+            own = None if symmetric or offset is None else offset.view(-1, 1)
+        elif symmetric:
+            step = (rows.abs().amax(1, keepdim=True) / (half - 1)).clamp_min(1e-12)
         else:
             low = rows.amin(1, keepdim=True).clamp_max(0)
             high = rows.amax(1, keepdim=True).clamp_min(0)
             step = ((high - low) / most).clamp_min(1e-12)
             zero = (-low / step).round()
-        integers = ((rows / step).round() + zero).clamp(0, most)
-        return Integers(integers, step, zero, bits, tuple(weight.shape))
+        levels = ((rows if own is None else rows - own) / step).round()
+        integers = (levels + (half if zero is None else zero)).clamp(0, most)
+        return Integers(integers, step, zero, bits, tuple(weight.shape), own)
 
-    def _groups(self, weight: Tensor) -> Tensor:
-        if self.per == "tensor":
-            return weight.reshape(1, -1)
-        rows = weight.reshape(len(weight), -1)
-        if self.per == "channel":
-            return rows
-        size = int(self.per)
-        if rows.shape[1] % size:
-            raise InputError(
-                f"groups of {size} do not divide rows of {rows.shape[1]} entries; "
-                "give a divisor, or per='channel'"
-            )
-        return rows.reshape(-1, size)
+    def _groups(self, arch: Arch, weight: Tensor) -> Tensor:
+        return groups_of(weight, setting(self.per, arch))
+
+    def entry_bits(self, arch: Arch) -> int | None:
+        """Return the bits of an integer."""
+        bits = int(setting(self.bits, arch))
+        return None if bits >= _WHOLE else bits
 
     def stored_bits(self, arch: Arch, value: Tensor) -> float:
-        """Return the bits of the packed integers and of their scales and zeros."""
-        bits = int(setting(self.bits, arch))
-        if bits >= 16:
+        """Return the bits of the packed integers and of their scales, zeros and offsets."""
+        bits = self.entry_bits(arch)
+        if bits is None:
             return super().stored_bits(arch, value)
-        numbers = 1 if self.symmetric else 2
-        return bits * value.numel() + 32.0 * numbers * len(self._groups(value))
+        of_group = value.element_size()
+        if not setting(self.symmetric, arch):
+            of_group += 1 if self.scale is None else value.element_size()
+        groups = len(self._groups(arch, value))
+        return 8.0 * (packed_bytes(value.numel(), bits) + of_group * groups)
 
 
-def pack(integers: Tensor, bits: int) -> Tensor:
-    """Return `integers` from 0 to `2 ** bits - 1` as bytes without gaps, lowest bits first.
+def groups_of(weight: Tensor, per: str | int) -> Tensor:
+    """Return a weight as rows of entries that have one scale.
 
-    Example:
-        >>> packed = pack(torch.tensor([1, 7, 4, 2]), 3)
-        >>> packed.numel(), unpack(packed, 3, 4).tolist()
-        (2, [1, 7, 4, 2])
+    Raises:
+        InputError: a group's size does not divide the rows.
+
+    Shapes: any to `(groups, entries)`.
     """
-    places = torch.arange(bits, device=integers.device)
-    ones = (integers.flatten().long()[:, None] >> places & 1).flatten()
-    ones = torch.nn.functional.pad(ones, (0, -len(ones) % 8)).view(-1, 8)
-    return (ones << torch.arange(8, device=ones.device)).sum(1).to(torch.uint8)
-
-
-def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the `count` integers that `pack` wrote."""
-    ones = (packed.long()[:, None] >> torch.arange(8, device=packed.device) & 1).flatten()
-    places = torch.arange(bits, device=packed.device)
-    return (ones[: count * bits].view(count, bits) << places).sum(1)
+    if per == "tensor":
+        return weight.reshape(1, -1)
+    rows = weight.reshape(len(weight), -1)
+    if per == "channel":
+        return rows
+    size = int(per)
+    if rows.shape[1] % size:
+        raise InputError(
+            f"groups of {size} do not divide rows of {rows.shape[1]} entries; "
+            "give a divisor, or per='channel'"
+        )
+    return rows.reshape(-1, size)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from manynet.bindings.compand import Compand, expand
+from manynet.bindings.forms import quantized
 from manynet.bindings.generate import Generate
 from manynet.bindings.mask import Mask, TopK
 from manynet.bindings.mix import Mix
-from manynet.bindings.operation import ByArch
 from manynet.bindings.protocol import Binding
-from manynet.bindings.quantize import Quantize
 from manynet.bindings.route import Route
 from manynet.bindings.shard import Shard, draw_index
 from manynet.bindings.site import Group, Site
@@ -35,24 +34,6 @@ __all__ = [
 
 Recipe = Callable[[Group], Sequence[Binding]]
 """Makes the bindings of a group, one a site."""
-
-
-def quantized(
-    bits: int | Sequence[int] = 8, *, per: str | int = "channel", symmetric: bool = True
-) -> Recipe:
-    """Round each weight; several `bits` become a choice for each site, `NAME.bits`."""
-
-    def apply(group: Group) -> list[Binding]:
-        bound: list[Binding] = []
-        for site in group.sites:
-            own: int | ByArch = bits if isinstance(bits, int) else ByArch(f"{site.name}.bits")
-            if isinstance(own, ByArch):
-                assert not isinstance(bits, int)
-                group.choice(Choice(own.choice, tuple(sorted(bits))))
-            bound.append(Quantize(site.weight, own, per, symmetric))
-        return bound
-
-    return apply
 
 
 def masked(density: float = 0.5, *, tasks: int | None = None, seed: int = 0) -> Recipe:

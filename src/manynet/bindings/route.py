@@ -1,4 +1,4 @@
-"""`Route`: the arch chooses what is read; `Encode`: the arch as numbers, for a router to take.
+"""`Route`, `Row`: the arch chooses what is read; `Encode`: the arch as numbers, for a router.
 
 A router that weighs experts by the arch is a `Mix` whose coefficients a `Generate` makes of the
 `Encode`d arch: one logit an expert is layer-wise, one for each row and expert is neuron-wise. A
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manynet.bindings.axes import Axis
-from manynet.bindings.operation import Operation
+from manynet.bindings.axes import Axis, length
+from manynet.bindings.operation import Operation, narrow
 from manynet.bindings.protocol import Binding, Reading
+from manynet.bindings.slice import Slice
 from manynet.space import Arch, Value
 
-__all__ = ["Encode", "Route"]
+__all__ = ["Encode", "Route", "Row"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,30 @@ class Route(Operation, kind="route"):
     def at(self, arch: Arch, sizes: Mapping[Axis, int]) -> Reading:
         """Return what the chosen option reads, and nothing of the others."""
         return self.options[self.values.index(arch[self.choice])].at(arch, sizes)
+
+
+@dataclass(frozen=True)
+class Row(Operation, kind="row"):
+    """The row of a table that stands for the value that a choice has in the arch.
+
+    The table is a vector that holds one row after the other, so that it is trained as vectors are:
+    without weight decay. Only the row that is read is touched in training.
+
+    Args:
+        table: its one dimension is the rows, times what a row is made of.
+        choice: name of the choice.
+        values: its values, in the order of the rows.
+    """
+
+    table: Slice
+    choice: str
+    values: tuple[Value, ...]
+
+    def at(self, arch: Arch, sizes: Mapping[Axis, int]) -> Reading:
+        """Return the row as a part of the table."""
+        size = length(self.table.dims[0], sizes) // len(self.values)
+        start = self.values.index(arch[self.choice]) * size
+        return narrow(self.table.at(arch, sizes), (slice(start, start + size),))
 
 
 @dataclass(frozen=True)

@@ -37,24 +37,25 @@ class Site:
         return self.reads(self.name) if self.binding is None else self.binding
 
     @property
-    def _dims(self) -> tuple[Dim, ...]:
+    def dims(self) -> tuple[Dim, ...]:
+        """What each dimension of the tensor is made of."""
         if isinstance(self.binding, Slice):
             return self.binding.dims
         return tuple((Axis("", size, "whole"),) for size in self.tensor.shape)
 
     def reads(self, source: str | Binding) -> Binding:
         """Return what this site reads of something that has its shape: cut as its tensor is."""
-        return Slice(source, self._dims)
+        return Slice(source, self.dims)
 
     def parameter(self, role: str, value: Tensor, *, alike: bool = False) -> Binding:
         """Add a shared parameter of this site's own; `alike`: cut as the site's tensor is."""
         name = self.group.add(f"{self.name}.{role}", nn.Parameter(value.detach().clone()))
-        return Slice(name, self._dims) if alike else self.group.whole(name)
+        return Slice(name, self.dims) if alike else self.group.whole(name)
 
     def buffer(self, role: str, value: Tensor, *, alike: bool = False) -> Binding:
         """Add a shared buffer of this site's own; `alike`: cut as the site's tensor is."""
         name = self.group.add(f"{self.name}.{role}", value.detach().clone())
-        return Slice(name, self._dims) if alike else self.group.whole(name)
+        return Slice(name, self.dims) if alike else self.group.whole(name)
 
 
 class Group:

@@ -6,8 +6,8 @@ members that were never run, with its error stated. `by_layer` says where the co
 makes a cost of any function.
 """
 
+from manynet.cost._analytic import bit_operations, macs, parameters
 from manynet.cost._analytic import bytes_ as bytes
-from manynet.cost._analytic import macs, parameters
 from manynet.cost._cache import kv_cache_bytes, token_latency
 from manynet.cost._cost import Cost, FamilyLike, cost
 from manynet.cost._count import LayerCost, by_layer
@@ -23,6 +23,7 @@ __all__ = [
     "LatencyCost",
     "LatencyPredictor",
     "LayerCost",
+    "bit_operations",
     "by_layer",
     "bytes",
     "cost",

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from manynet._inputs import Inputs
+from manynet.bindings.stored import stored_bytes
 from manynet.cost._cost import Cost, FamilyLike
 from manynet.cost._count import by_layer, unique_tensors
 from manynet.cost._table import lookup_of
 from manynet.space import Arch
 
-__all__ = ["bytes_", "macs", "parameters"]
+__all__ = ["bit_operations", "bytes_", "macs", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def parameters() -> Cost:
 def bytes_() -> Cost:
     """Cost: bytes of the parameters and saved buffers in a file, each shared tensor once.
 
-    The names and the header of the file are not in it.
+    The names and the header of the file are not in it. Quantized weights count as they are kept:
+    as packed integers with their scales.
 
     Example:
         >>> bytes_()(nn.Linear(4, 8), Tensor(1, 4))
@@ -58,7 +60,7 @@ def bytes_() -> Cost:
     """
 
     def function(member: nn.Module, inputs: Inputs) -> float:
-        return sum(t.numel() * t.element_size() for _, t in unique_tensors(member))
+        return sum(stored_bytes(tensor) for _, tensor in unique_tensors(member))
 
     return Counted("bytes", "bytes", function, column="bytes")
 
@@ -90,6 +92,22 @@ def macs(*, per_sample: bool = True) -> Cost:
 
     maker: Callable[..., Cost] = Counted if per_sample else Cost
     return maker("macs", "MACs", function, **({"column": "macs"} if per_sample else {}))
+
+
+def bit_operations() -> Cost:
+    """Cost: multiply-accumulates of one sample, each times the bits of its weight and its input.
+
+    What is not quantized counts 32 bits.
+
+    Example:
+        >>> bit_operations()(nn.Linear(4, 8), Tensor(16, 4))
+        32768.0
+    """
+
+    def function(member: nn.Module, inputs: Inputs) -> float:
+        return sum(layer.bit_operations for layer in by_layer(member, inputs))
+
+    return Counted("bit_operations", "bit operations", function, column="bit_operations")
 
 
 def _signature(member: nn.Module, inputs: Inputs) -> object:

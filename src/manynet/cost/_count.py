@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manynet._inputs import Inputs, as_inputs, evaluating, shapes, tensors_in, with_batch
+from manynet.bindings.stored import entry_bits, stored_bytes
 from manynet.errors import InputError
 
 __all__ = ["KINDS", "LayerCost", "by_layer", "unique_tensors"]
@@ -22,6 +23,7 @@ aten = torch.ops.aten
 # How a layer's products are computed: convolutions over a window, at single points and in groups
 # (depthwise too), matrix products; `other` has no products.
 KINDS = ("spatial", "pointwise", "grouped", "product", "other")
+_FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,14 @@ class LayerCost:
         kind: how most of its products are computed, one of `spatial`, `pointwise` and `grouped`
             convolution, `product` of matrices, and `other` if it computes none.
         parameters: numbers in its own parameters; a shared tensor counts where it stands first.
-        bytes: bytes of its own parameters and buffers in a file; shared tensors count once.
+        bytes: bytes of its own parameters and buffers in a file; shared tensors count once, and
+            quantized ones as packed integers.
         macs: multiply-accumulates of all its calls in one forward pass.
         read: bytes of the tensors that it is called with.
         written: bytes of the tensors that it returns.
         output_shape: shape of the first tensor that it returned; empty if it was not called.
+        bit_operations: its multiply-accumulates, times the bits of its weight, times those of its
+            inputs; 32 where they are not quantized.
     """
 
     path: str
@@ -50,6 +55,7 @@ class LayerCost:
     read: int
     written: int
     output_shape: tuple[int, ...]
+    bit_operations: int = 0
 
 
 def by_layer(
@@ -132,17 +138,26 @@ def _layer_cost(
     """Put together what is known of one module."""
     own = [tensor for _, tensor in owned]
     leaf = next(module.children(), None) is None
+    macs = sum(calls.macs.values())
     return LayerCost(
         path=path,
         type=type(module).__name__,
         kind=max(calls.macs, key=calls.macs.__getitem__, default="other"),
         parameters=sum(tensor.numel() for tensor in own if isinstance(tensor, nn.Parameter)),
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in own),
-        macs=sum(calls.macs.values()),
+        bytes=sum(map(stored_bytes, own)),
+        macs=macs,
         read=calls.read if leaf else 0,
         written=calls.written if leaf else 0,
         output_shape=calls.output_shape,
+        bit_operations=macs * _bits_of_products(module) if macs else 0,
     )
+
+
+def _bits_of_products(module: nn.Module) -> int:
+    """Return the bits of a module's weight times those of its inputs."""
+    weight = module._parameters.get("weight")
+    inputs = getattr(module._modules.get("input_quantizer"), "bits", _FLOAT_BITS)
+    return (_FLOAT_BITS if weight is None else entry_bits(weight)) * min(inputs, _FLOAT_BITS)
 
 
 @dataclass

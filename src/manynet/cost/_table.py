@@ -31,6 +31,7 @@ COLUMNS = (
     "parameters",
     "bytes",
     "macs",
+    "bit_operations",
     *(f"{kind}_{what}" for kind in KINDS for what in ("macs", "weights", "moved", "layers")),
 )
 Figures = tuple[float, ...]
@@ -275,8 +276,9 @@ def _figures(layer: LayerCost) -> Figures:
     """Return one layer's row of the table: costs, then what its kind of work takes."""
     row = dict.fromkeys(COLUMNS, 0.0)
     row |= {"parameters": layer.parameters, "bytes": layer.bytes, "macs": layer.macs}
+    row["bit_operations"] = layer.bit_operations
     row[f"{layer.kind}_macs"] = layer.macs
-    row[f"{layer.kind}_weights"] = layer.bytes
+    row[f"{layer.kind}_weights"] = layer.parameters  # what runs is not packed
     row[f"{layer.kind}_moved"] = layer.read + layer.written
     row[f"{layer.kind}_layers"] = 1.0
     return tuple(row.values())

@@ -27,6 +27,8 @@ from manynet._inputs import (
     tensors_in,
     with_batch,
 )
+from manynet.bindings.pack import Integers
+from manynet.bindings.stored import integers_of
 from manynet.deploy._program import read_program
 from manynet.errors import InputError, MissingExtraError, StorageError
 
@@ -47,7 +49,7 @@ __all__ = [
 Format = Literal["onnx", "torch", "safetensors"]
 Runner = Callable[[Inputs], list[Tensor]]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch", ".safetensors": "safetensors"}
-_ALIASES = "manynet_aliases"
+_ALIASES, _PACKED = "manynet_aliases", "manynet_packed"
 _LARGEST_ONNX = 2**31 - 1  # protobuf's own limit
 
 
@@ -130,13 +132,17 @@ def to_torch(member: nn.Module, inputs: Inputs, *, dynamic_batch: bool = True) -
 def to_safetensors(member: nn.Module) -> bytes:
     """Return the weights and saved buffers as the bytes of a safetensors file, ties once.
 
-    Names that share a tensor are in the metadata; `load_weights` gives all of them back.
+    Names that share a tensor are in the metadata; `load_weights` gives all of them back. A weight
+    that was extracted from a binding that rounds is kept as packed integers, `NAME.packed`, with
+    `NAME.scale` and, by its form, `NAME.zero` or `NAME.offset`.
     """
     from safetensors.torch import save
 
     first: dict[object, str] = {}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
+    packed: dict[str, object] = {}
+    parameters = dict(member.named_parameters(remove_duplicate=False))
     for name, value in member.state_dict().items():
         if not isinstance(value, Tensor):
             raise InputError(
@@ -146,10 +152,16 @@ def to_safetensors(member: nn.Module) -> bytes:
         key = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
         if value.numel() and key in first:
             aliases[name] = first[key]
-        else:
-            first[key] = name
+            continue
+        first[key] = name
+        integers = integers_of(parameters[name]) if name in parameters else None
+        if integers is None:
             tensors[name] = value.detach().cpu().contiguous().clone()
-    return _ordered(save(tensors, {"format": "pt", _ALIASES: json.dumps(aliases)}))
+        else:
+            packed[name] = integers.about()
+            tensors |= {f"{name}.{role}": part for role, part in integers.tensors().items()}
+    about = {"format": "pt", _ALIASES: json.dumps(aliases), _PACKED: json.dumps(packed)}
+    return _ordered(save(tensors, about))
 
 
 def _ordered(data: bytes) -> bytes:
@@ -186,10 +198,23 @@ def _weights_of(data: bytes) -> dict[str, Tensor]:
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        aliases = json.loads(header.get("__metadata__", {}).get(_ALIASES, "{}"))
+        about = header.get("__metadata__", {})
+        for name, how in json.loads(about.get(_PACKED, "{}")).items():
+            tensors[name] = _unpacked(tensors, name, how)
+        aliases = json.loads(about.get(_ALIASES, "{}"))
         return tensors | {name: tensors[first] for name, first in aliases.items()}
     except (SafetensorError, KeyError, AttributeError) as error:
         raise ValueError(str(error)) from error
+
+
+def _unpacked(tensors: dict[str, Tensor], name: str, how: dict[str, Any]) -> Tensor:
+    """Take the parts of a packed weight out of `tensors` and return the weight."""
+    roles = ("packed", "scale", "zero", "offset")
+    parts = {role: tensors.pop(f"{name}.{role}") for role in roles if f"{name}.{role}" in tensors}
+    try:
+        return Integers.of(parts, how).weight()
+    except InputError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def onnx_session(data: bytes | Path | str, *, device: str = "cpu", threads: int = 1) -> Any:
