@@ -139,7 +139,7 @@ class Origins:
 
     def bind(self, value: int, dim: Extent) -> None:
         """Note that `value` stands where the size of `dim` must."""
-        if size_of(dim) != int(value) or int(value) == 1:
+        if size_of(dim) != int(value) or int(value) < 2:  # of nothing, nothing can be cut
             return
         if not isinstance(value, SourcedInt):
             freeze(dim, CONSTANT)
@@ -151,12 +151,12 @@ class Origins:
             self.follow(source, dim)
         elif source.symbol == "//":
             self._bind_quotient(source, dim)
+        elif (known := self.extent_of(value)) is not None:
+            equate(known, dim)
+        elif source.symbol in {"*", "+"} and min(source.left, source.right) > 0:
+            self._bind_operands(source, dim)
         else:
-            known = self.extent_of(value)
-            if known is None:
-                self._give_up(value, dim)
-            else:
-                equate(known, dim)
+            self._give_up(value, dim)
 
     def follow(self, attribute: Attribute, dim: Extent) -> None:
         """Note that an attribute has the size of `dim` in every member."""
@@ -165,6 +165,17 @@ class Origins:
             self.attributes[attribute] = dim
         else:
             equate(known, dim)
+
+    def _bind_operands(self, source: Formula, dim: Extent) -> None:
+        """Split `dim` as a product or a sum says, where an operand's axes are not known yet."""
+        operands = (source.left, source.right)
+        left, right = (
+            extent(int(value)) if (known := self.extent_of(value)) is None else known
+            for value in operands
+        )
+        equate((*left, *right) if source.symbol == "*" else concatenate([left, right]), dim)
+        for value, part in zip(operands, (left, right), strict=True):
+            self.bind(value, part)
 
     def _bind_quotient(self, source: Formula, dim: Extent) -> None:
         whole, part = self.extent_of(source.left), self.extent_of(source.right)

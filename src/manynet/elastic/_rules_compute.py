@@ -55,6 +55,17 @@ def _linear(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.put(result, [*source[:-1], weight[0]])
 
 
+@rule("linalg_solve_triangular")
+def _solved(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    triangle, given = record.dims(args[0]), list(record.dims(args[1]))
+    solved = -2 if kwargs.get("left", True) else -1
+    for dim in (*triangle[-2:], given[solved]):
+        freeze(dim, "its order matters")
+    for a, b in zip(triangle[:-2], given[:-2], strict=True):
+        unify(a, b)
+    record.put(result, given)
+
+
 @rule("mv")
 def _mv(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     rows, columns = record.dims(args[0])

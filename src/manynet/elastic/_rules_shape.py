@@ -161,17 +161,13 @@ def _unsqueeze(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.put(result, dims)
 
 
-@rule("squeeze")
+@rule("squeeze", "squeeze_")
 def _squeeze(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
-    source = args[0]
-    axes = _axes(argument(args, 1), source.dim())
+    dims = record.dims(args[0])  # of before: in place, the tensor itself has fewer by now
+    axes = _axes(argument(args, 1), len(dims))
     record.put(
         result,
-        [
-            dim
-            for axis, dim in enumerate(record.dims(source))
-            if not (axis in axes and source.shape[axis] == 1)
-        ],
+        [dim for axis, dim in enumerate(dims) if not (axis in axes and size_of(dim) == 1)],
     )
 
 
@@ -231,9 +227,10 @@ def _cat(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
 def _split(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = list(record.dims(args[0]))
     axis = wrap(argument(args, 2, 0), len(dims))
-    parts = split_parts(dims[axis], [tensor.shape[axis] for tensor in result])
-    for tensor, part in zip(result, parts, strict=True):
-        dims[axis] = part
+    sizes = [tensor.shape[axis] for tensor in result]
+    parts = iter(split_parts(dims[axis], [size for size in sizes if size]))
+    for tensor, size in zip(result, sizes, strict=True):
+        dims[axis] = next(parts) if size else extent(0, "empty")
         record.put(tensor, dims)
 
 
@@ -481,6 +478,11 @@ def _windows(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
 @rule("new_zeros", "new_empty", "new_ones", "new_full", "new_empty_strided")
 def _factory(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.dims(result)
+
+
+@rule("arange", "range", "linspace", "logspace")
+def _numbered(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    record.fix(result, "numbered in order")
 
 
 @rule("diagonal", "diag_embed")

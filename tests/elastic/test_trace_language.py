@@ -1,0 +1,115 @@
+"""Patterns of models of language, sound and several of them: axes, and that permuting is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manynet.elastic._trace import Trace
+from networks import Net
+
+Verify = Callable[..., Trace]
+SEQUENCE = torch.Size((2, 5, 6))
+
+
+def axes_of(trace: Trace) -> list[int]:
+    return sorted(axis.size for axis in trace.axes)
+
+
+def images_in_a_text(self: Any, x: Tensor, images: Tensor) -> Tensor:
+    x = self.text(x)
+    mask = torch.tensor([False, True, True, False, True])[None, :, None].expand_as(x)
+    return self.last(x.masked_scatter(mask, self.image(images)))
+
+
+def test_the_width_of_images_written_into_a_text_is_one_axis(verify: Verify) -> None:
+    net = Net(images_in_a_text, text=nn.Linear(6, 8), image=nn.Linear(4, 8), last=nn.Linear(8, 3))
+    trace = verify(net, (torch.randn(SEQUENCE), torch.randn(6, 4)))
+    assert axes_of(trace) == [8]
+    assert not trace.unknown
+
+
+def scattered_by_value(self: Any, x: Tensor) -> Tensor:
+    x = self.first(x)
+    return self.last(x.masked_scatter(x > 0, self.other(torch.ones(2, 5, 6))))
+
+
+def test_a_mask_that_differs_along_the_width_freezes_it(verify: Verify) -> None:
+    net = Net(
+        scattered_by_value, first=nn.Linear(6, 8), other=nn.Linear(6, 8), last=nn.Linear(8, 3)
+    )
+    assert axes_of(verify(net, (torch.randn(SEQUENCE),))) == []
+
+
+def sinusoids(self: Any, x: Tensor) -> Tensor:
+    steps = torch.arange(4, dtype=torch.float32) / 3
+    angles = 0.5 / 100**steps
+    return self.first(x) + self.place(torch.cat([angles.cos(), angles.sin()]))
+
+
+def test_numbers_in_order_size_nothing_elastic(verify: Verify) -> None:
+    net = nn.Sequential(
+        Net(sinusoids, first=nn.Linear(6, 12), place=nn.Linear(8, 12)), nn.Linear(12, 3)
+    )
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [12]
+    assert trace.tensors["0.place.weight"][1][0].frozen == "numbered in order"
+
+
+def squeezed_in_place(self: Any, x: Tensor) -> Tensor:
+    return self.last(self.first(x).unsqueeze(1).squeeze_(1))
+
+
+def test_a_dimension_squeezed_in_place_is_gone(verify: Verify) -> None:
+    net = Net(squeezed_in_place, first=nn.Linear(6, 8), last=nn.Linear(8, 3))
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [8]
+    assert not trace.unknown
+
+
+def solved(self: Any, x: Tensor) -> Tensor:
+    x = self.first(x)
+    triangle = torch.tril(x @ x.transpose(1, 2) / 100) + 3 * torch.eye(5)
+    return self.last(torch.linalg.solve_triangular(triangle, x, upper=False))
+
+
+def test_what_a_triangle_is_solved_for_keeps_its_width(verify: Verify) -> None:
+    net = Net(solved, first=nn.Linear(6, 8), last=nn.Linear(8, 3))
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [8]
+    assert not trace.unknown
+
+
+class StateSpace(nn.Module):
+    """The projections of Mamba 2: one for all, cut into parts by computed sizes."""
+
+    def __init__(self, width: int = 6, heads: int = 4, size: int = 3, states: int = 5) -> None:
+        super().__init__()
+        self.inner, self.heads, self.size, self.groups = heads * size, heads, size, 2
+        self.states = states
+        self.mixed = self.inner + 2 * self.groups * states
+        self.project = nn.Linear(width, self.inner + self.mixed + heads)
+        self.last = nn.Linear(self.inner, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a mix of every head by its group's states."""
+        x = self.project(x)
+        rest = (x.shape[-1] - self.inner - self.mixed - self.heads) // 2
+        _, _, gate, mixed, step = x.split([rest, rest, self.inner, self.mixed, self.heads], -1)
+        states = self.groups * self.states
+        y, into, out = mixed.split([self.inner, states, states], -1)
+        y = y.reshape(*y.shape[:2], -1, self.size) * step[..., None]
+        into = into.reshape(*into.shape[:2], -1, self.states)
+        out = out.reshape(*out.shape[:2], -1, self.states)
+        weight = (into * out).sum(-1).mean(-1)[..., None, None]
+        return self.last((weight * y).flatten(2) * gate)
+
+
+def test_sizes_that_are_computed_from_unmet_numbers_are_followed(verify: Verify) -> None:
+    trace = verify(StateSpace(), (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [2, 3, 4, 5]
+    names = {attribute.name for attribute in trace.attributes}
+    assert {"inner", "mixed", "heads", "size", "states"} <= names
