@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from manynet.bindings import (
+    Axis,
     Binding,
     Compand,
     Generate,
@@ -22,6 +23,7 @@ from manynet.bindings import (
     Route,
     Shard,
     Slice,
+    Superpose,
     Tie,
     TopK,
     whole,
@@ -67,6 +69,16 @@ MAKES: dict[str, tuple[str, Make]] = {
     "mix": (
         "an atom",
         lambda t, b: Mix((b, t.parameter(ROWS - 1, COLUMNS)), t.parameter(2), softmax=True),
+    ),
+    "superpose": (
+        "the weight",
+        lambda t, b: Superpose(
+            b,
+            ((Axis("rows", ROWS),), (Axis("", COLUMNS, "whole"),)),
+            ("rows",),
+            ((3, ROWS),),
+            (t.parameter(2),),
+        ),
     ),
     "route": ("an option", lambda t, b: Route("task", (0, 1), (t.parameter(ROWS, COLUMNS), b))),
     "shard": (

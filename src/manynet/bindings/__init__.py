@@ -27,6 +27,8 @@ from manynet.bindings.shard import Shard as Shard
 from manynet.bindings.slice import Pick as Pick
 from manynet.bindings.slice import Slice as Slice
 from manynet.bindings.slice import whole as whole
+from manynet.bindings.superpose import Superpose as Superpose
+from manynet.bindings.superpose import superposed as superposed
 from manynet.bindings.tie import Tie as Tie
 
 __all__ = [
@@ -52,10 +54,12 @@ __all__ = [
     "Row",
     "Shard",
     "Slice",
+    "Superpose",
     "Tie",
     "TopK",
     "pack",
     "register",
+    "superposed",
     "unpack",
     "whole",
 ]

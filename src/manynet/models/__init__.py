@@ -3,6 +3,7 @@
 from manynet.models.build import build as build
 from manynet.models.cnn import mlp as mlp
 from manynet.models.cnn import small_cnn as small_cnn
+from manynet.models.conv_macro import conv_macro as conv_macro
 from manynet.models.language import kind_of as kind_of
 from manynet.models.language import language_model as language_model
 from manynet.models.language import tokenizer_of as tokenizer_of
@@ -13,4 +14,4 @@ from manynet.models.lora import merge_adapters as merge_adapters
 from manynet.models.lora import without_adapters as without_adapters
 from manynet.models.mobile import mobile_cnn as mobile_cnn
 
-__all__ = ["build", "load", "mlp", "mobile_cnn", "small_cnn"]
+__all__ = ["build", "conv_macro", "load", "mlp", "mobile_cnn", "small_cnn"]

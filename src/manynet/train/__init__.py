@@ -19,11 +19,22 @@ and `accumulate` in turn is, but for the teacher:
         loss.backward()                 # arrives in the gradients of family.parameters()
 """
 
+from manynet.train._descend import Descent, descend
 from manynet.train._hardware import Hardware, find_hardware
 from manynet.train._loop import Progress, Validate
+from manynet.train._relax import Relaxed, relax
 from manynet.train._source import TrainData
+from manynet.train._summed import step_times, sum_outputs
 from manynet.train.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from manynet.train.ema import Ema
+from manynet.train.estimators import (
+    Dirichlet,
+    Estimator,
+    GumbelOneHot,
+    Softmax,
+    Sparsemax,
+    UniformOneHot,
+)
 from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
@@ -35,26 +46,35 @@ from manynet.train.tokens import DistillTokens, token_loss
 from manynet.train.trainer import train
 
 __all__ = [
+    "Descent",
+    "Dirichlet",
     "Distill",
     "DistillTokens",
     "Ema",
+    "Estimator",
+    "GumbelOneHot",
     "Hardware",
     "Loss",
     "MakeOptimizer",
     "Objective",
     "Progress",
+    "Relaxed",
     "Sampler",
     "Sandwich",
     "Schedule",
+    "Softmax",
+    "Sparsemax",
     "Task",
     "TaughtBy",
     "TrainData",
     "TrainingLog",
     "Uniform",
+    "UniformOneHot",
     "Validate",
     "accumulate",
     "constant",
     "cosine",
+    "descend",
     "exponential",
     "find_hardware",
     "linear",
@@ -63,7 +83,10 @@ __all__ = [
     "logits_of",
     "make_optimizer",
     "parameter_groups",
+    "relax",
     "save_checkpoint",
+    "step_times",
+    "sum_outputs",
     "token_loss",
     "train",
     "warmed_up",
