@@ -169,7 +169,7 @@ def test_the_best_arch_is_that_of_the_highest_scores() -> None:
 
 def test_a_size_that_is_used_beside_the_weights_is_refused() -> None:
     family = mn.elastic(Encoder(), torch.randn(4, 6, 5), width=(0.5, 1.0))
-    with pytest.raises(InputError, match="size of a head; leave it whole with keep"):
+    with pytest.raises(InputError, match="size of a head; leave it whole"):
         relax(family)
 
 

@@ -195,8 +195,9 @@ def _check(relaxed: Relaxed) -> None:
         if far > ROUNDING:
             raise InputError(
                 f"the relaxed network differs from the member {dict(arch)} by {far:.2g} times the "
-                "rounding of its outputs: a module computes with a size in another way than through its weights, "
-                "as attention does with the size of a head; leave it whole with keep=(…)"
+                "rounding of its outputs: a module computes with a size in another way than "
+                "through its weights, as attention does with the size of a head; leave it whole "
+                "with keep=(…)"
             )
     relaxed.set(even)
 
