@@ -1,5 +1,7 @@
 """Bindings: the ways in which a member's tensors are read from the shared ones."""
 
+from manynet.bindings.across import across as across
+from manynet.bindings.across import neighbors as neighbors
 from manynet.bindings.axes import Axis as Axis
 from manynet.bindings.axes import Concat as Concat
 from manynet.bindings.axes import Dim as Dim
@@ -57,6 +59,8 @@ __all__ = [
     "Superpose",
     "Tie",
     "TopK",
+    "across",
+    "neighbors",
     "pack",
     "register",
     "superposed",

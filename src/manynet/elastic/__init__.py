@@ -2,8 +2,22 @@
 
 from manynet.elastic.convert import elastic as elastic
 from manynet.elastic.importance import BlockImportance as BlockImportance
+from manynet.elastic.importance import Gates as Gates
 from manynet.elastic.importance import Importance as Importance
+from manynet.elastic.importance import JointImportance as JointImportance
+from manynet.elastic.importance import KnownImportance as KnownImportance
 from manynet.elastic.importance import depth_importances as depth_importances
 from manynet.elastic.importance import importances as importances
+from manynet.elastic.removal import remove_blocks as remove_blocks
 
-__all__ = ["BlockImportance", "Importance", "depth_importances", "elastic", "importances"]
+__all__ = [
+    "BlockImportance",
+    "Gates",
+    "Importance",
+    "JointImportance",
+    "KnownImportance",
+    "depth_importances",
+    "elastic",
+    "importances",
+    "remove_blocks",
+]

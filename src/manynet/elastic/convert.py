@@ -22,6 +22,7 @@ from manynet.elastic._words import make_report, unknown_operations, why_nothing
 from manynet.elastic.importance import (
     BlockImportance,
     Importance,
+    JointImportance,
     Loss,
     calibration_for,
     order_blocks,
@@ -44,7 +45,7 @@ def elastic(
     kernel_transform: bool = False,
     keep: Sequence[str] = (),
     importance: str | Importance | None = "l2",
-    depth_importance: str | BlockImportance | None = None,
+    depth_importance: str | BlockImportance | JointImportance | None = None,
     data: object = None,
     loss: Loss | None = None,
     multiple_of: int | None = None,
@@ -78,8 +79,8 @@ def elastic(
             (`"activation"`), by a function (see `manynet.elastic.Importance`), or None to keep the
             model's own order.
         depth_importance: how to order blocks: `"influence"`, by how much they turn their input, a
-            function (see `manynet.elastic.BlockImportance`), or None: the last of a run is left out
-            first.
+            function (see `manynet.elastic.BlockImportance`), by training a gate on each
+            (`manynet.elastic.Gates`), or None: the last of a run is left out first.
         data: what `"taylor"`, `"activation"` and `"influence"` look at: batches, each a tensor,
             (inputs, targets) or a mapping of arguments; or tensors or a data set. At most the
             first 32 batches are used.

@@ -38,9 +38,11 @@ from manynet.train.estimators import (
 from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
+from manynet.train.partial import training_only
 from manynet.train.samplers import Sampler, Sandwich, Uniform
 from manynet.train.schedules import Schedule, constant, cosine, exponential, linear, warmed_up
 from manynet.train.step import accumulate
+from manynet.train.tail import DistillTail, last_hidden, showing_hidden_states
 from manynet.train.teacher import TaughtBy
 from manynet.train.tokens import DistillTokens, token_loss
 from manynet.train.trainer import train
@@ -49,6 +51,7 @@ __all__ = [
     "Descent",
     "Dirichlet",
     "Distill",
+    "DistillTail",
     "DistillTokens",
     "Ema",
     "Estimator",
@@ -77,6 +80,7 @@ __all__ = [
     "descend",
     "exponential",
     "find_hardware",
+    "last_hidden",
     "linear",
     "load_checkpoint",
     "load_newest",
@@ -85,9 +89,11 @@ __all__ = [
     "parameter_groups",
     "relax",
     "save_checkpoint",
+    "showing_hidden_states",
     "step_times",
     "sum_outputs",
     "token_loss",
     "train",
+    "training_only",
     "warmed_up",
 ]

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from manynet.data import IGNORED
 from manynet.train.objectives import Distill, Loss
 
-__all__ = ["DistillTokens", "token_loss"]
+__all__ = ["DistillTokens", "rows_to_guess", "token_loss"]
 
 _NUMBERS = 1 << 24
 """Logits that are worked on at once."""
@@ -35,7 +35,7 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
         >>> token_loss(torch.zeros(1, 2, 4), torch.tensor([[3, -100]]))
         tensor(1.3863)
     """
-    (rows,), wanted = _positions((logits,), targets)
+    (rows,), wanted = rows_to_guess((logits,), targets)
     if not len(wanted):
         return rows.sum() * 0.0
     total = _in_parts(
@@ -44,7 +44,7 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return total / len(wanted)
 
 
-def _positions(logits: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+def rows_to_guess(logits: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return the rows of logits and the targets at the positions that are to be guessed."""
     kept = (targets != IGNORED).flatten()
     rows = tuple(part.flatten(0, -2) for part in logits)
@@ -80,7 +80,7 @@ class DistillTokens(Distill):
     dim: int = -1
 
     def _divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-        (own, wanted), tokens = _positions((logits, teacher), targets)
+        (own, wanted), tokens = rows_to_guess((logits, teacher), targets)
         if not len(tokens):
             return own.sum() * 0.0
         return _in_parts(self._parted, own, wanted) * (self.temperature**2 / len(tokens))

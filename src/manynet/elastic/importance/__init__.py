@@ -12,8 +12,17 @@ from torch import Tensor, nn
 
 from manynet.bindings.axes import Axis, Dim
 from manynet.elastic.importance._activation import activation_scores
-from manynet.elastic.importance._blocks import NAMED, BlockImportance, influence, order_blocks
+from manynet.elastic.importance._blocks import (
+    NAMED,
+    BlockImportance,
+    JointImportance,
+    KnownImportance,
+    block_scores,
+    influence,
+    order_blocks,
+)
 from manynet.elastic.importance._calibration import Calibration, Loss, calibration
+from manynet.elastic.importance._gates import Gates, gate, gated
 from manynet.elastic.importance._orders import Order, order_axes
 from manynet.elastic.importance._scores import Importance, Scores, l1, l2, taylor, weight_scores
 from manynet.errors import InputError, did_you_mean
@@ -21,10 +30,17 @@ from manynet.errors import InputError, did_you_mean
 __all__ = [
     "BlockImportance",
     "Calibration",
+    "Gates",
     "Importance",
+    "JointImportance",
+    "KnownImportance",
     "Loss",
+    "block_scores",
+    "calibration",
     "calibration_for",
     "depth_importances",
+    "gate",
+    "gated",
     "importances",
     "influence",
     "l1",
@@ -44,7 +60,7 @@ depth_importances = tuple(NAMED)
 """The names that `elastic(depth_importance=…)` knows."""
 
 Width = str | Importance | None
-Blocks = str | BlockImportance | None
+Blocks = str | BlockImportance | JointImportance | None
 
 
 def needs_data(importance: Width, depth_importance: Blocks) -> bool:
@@ -55,7 +71,8 @@ def needs_data(importance: Width, depth_importance: Blocks) -> bool:
     """
     _check("importance", importance, importances)
     _check("depth_importance", depth_importance, depth_importances)
-    return importance in _WITH_DATA or depth_importance is not None
+    known = isinstance(depth_importance, KnownImportance)
+    return importance in _WITH_DATA or not (depth_importance is None or known)
 
 
 def _check(argument: str, given: object, names: Sequence[str]) -> None:
@@ -85,6 +102,8 @@ def calibration_for(
             f"{by} looks at data, and none is given; pass data=batches, such as a DataLoader, a "
             "list of (inputs, targets) or of mappings of arguments"
         )
+    if data is None and isinstance(depth_importance, KnownImportance):
+        return Calibration(model, ())
     if data is None:
         if loss is not None:
             raise InputError("loss is given without data; pass data=batches along with it")

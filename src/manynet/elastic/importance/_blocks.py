@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from manynet._inputs import tensors_in
 from manynet.elastic.importance._calibration import Calibration
+from manynet.elastic.importance._stream import stream
 from manynet.errors import InputError
 from manynet.family import Depth
 
-__all__ = ["NAMED", "BlockImportance", "influence", "order_blocks"]
+__all__ = [
+    "NAMED",
+    "BlockImportance",
+    "JointImportance",
+    "block_scores",
+    "influence",
+    "order_blocks",
+]
 
 
 class BlockImportance(Protocol):
@@ -29,6 +36,30 @@ class BlockImportance(Protocol):
             after: `(..., D)`, what it returned.
         """
         ...
+
+
+@runtime_checkable
+class JointImportance(Protocol):
+    """Scores all blocks of a network together, such as `Gates`."""
+
+    def of_blocks(self, calibration: Calibration, blocks: Sequence[str]) -> Mapping[str, float]:
+        """Return a number for each block, by its path; the highest are kept longest."""
+        ...
+
+
+@dataclass(frozen=True)
+class KnownImportance:
+    """An importance of blocks that is known already.
+
+    Args:
+        scores: one of each block, by its path.
+    """
+
+    scores: Mapping[str, float]
+
+    def of_blocks(self, calibration: Calibration, blocks: Sequence[str]) -> Mapping[str, float]:
+        """Return the scores."""
+        return self.scores
 
 
 def influence(before: Tensor, after: Tensor) -> Tensor:
@@ -49,16 +80,44 @@ NAMED: Mapping[str, BlockImportance] = {"influence": influence}
 
 
 def order_blocks(
-    runs: Sequence[Depth], calibration: Calibration, importance: str | BlockImportance
+    runs: Sequence[Depth],
+    calibration: Calibration,
+    importance: str | BlockImportance | JointImportance,
 ) -> list[Depth]:
     """Return the runs with their blocks in order of importance, most important first.
 
     Raises:
         InputError: the importance returned something else than one finite number.
     """
+    scores = block_scores(calibration, [path for run in runs for path in run.blocks], importance)
+    return [
+        replace(run, blocks=tuple(sorted(run.blocks, key=lambda path: -scores[path])))
+        for run in runs
+    ]
+
+
+def block_scores(
+    calibration: Calibration,
+    blocks: Sequence[str],
+    importance: str | BlockImportance | JointImportance,
+) -> Mapping[str, float]:
+    """Return how much each block matters, by its path.
+
+    Raises:
+        InputError: the importance returned something else than one finite number.
+    """
     function = NAMED[importance] if isinstance(importance, str) else importance
+    if isinstance(function, JointImportance):
+        return function.of_blocks(calibration, blocks)
+    return _means(calibration, blocks, function)
+
+
+def _means(
+    calibration: Calibration, blocks: Sequence[str], function: BlockImportance
+) -> dict[str, float]:
+    """Return the mean score of each block over all its calls."""
     model = calibration.model
-    sums = {path: [0.0, 0] for run in runs for path in run.blocks}
+    sums = {path: [0.0, 0] for path in blocks}
     handles = [
         model.get_submodule(path).register_forward_hook(
             _Listen(path, function, total), with_kwargs=True
@@ -70,11 +129,7 @@ def order_blocks(
     finally:
         for handle in handles:
             handle.remove()
-    means = {path: total / max(count, 1) for path, (total, count) in sums.items()}
-    return [
-        replace(run, blocks=tuple(sorted(run.blocks, key=lambda path: -means[path])))
-        for run in runs
-    ]
+    return {path: total / max(count, 1) for path, (total, count) in sums.items()}
 
 
 class _Listen:
@@ -86,9 +141,7 @@ class _Listen:
     def __call__(
         self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
     ) -> None:
-        given, results = tensors_in((args, kwargs)), tensors_in(outputs)
-        after = results[0]
-        before = next((x for x in given if x.shape == after.shape and x.dtype == after.dtype), None)
+        before, after = stream(args, kwargs, outputs)
         if before is None:
             return
         if _channels_first(block, after):

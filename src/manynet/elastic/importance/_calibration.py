@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,6 +62,23 @@ class Calibration:
             for number in range(len(self.batches)):
                 self._outputs(number)
 
+    def objective(self, number: int) -> Tensor:
+        """Return the loss on a batch, differentiable."""
+        with evaluating(self.model):
+            return self._loss(self._outputs(number), self.batches[number])
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let no parameter require a gradient for a while."""
+        wanted = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
+        try:
+            for parameter in wanted:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter, before in wanted.items():
+                parameter.requires_grad_(before)
+
     def gradients(self) -> Iterator[dict[str, nn.Parameter]]:
         """Yield for each batch the parameters that the loss reaches, their gradient in `grad`.
 
@@ -78,8 +96,8 @@ class Calibration:
                 parameter.requires_grad_(wanted[name])
 
     def _gradients(self, number: int, named: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            loss = self._loss(self._outputs(number), self.batches[number])
+        with torch.inference_mode(False), torch.enable_grad():
+            loss = self.objective(number)
             grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         found = {}
         for (name, parameter), grad in zip(named.items(), grads, strict=True):

@@ -1,0 +1,219 @@
+"""FoldGPT: a language model without its weakest blocks, whose other blocks share their matrices.
+
+Three steps. A gate on each block is trained on a little text, all gates together and the weights
+frozen; the blocks whose gates close are removed. The remaining ones are put into groups of
+neighbors that use the matrices of their first, while norms and places in the key-value cache stay
+with each. A short training then heals the damage, with the original model as a teacher of the last
+hidden states and the logits.
+
+The formulas of gate and penalty, the weights of the losses and all sizes of steps are
+reconstructions: the paper's own were not at hand, nor was any code. That the first of a group is
+its parent and that groups have one size is reconstructed too. The last hidden states are compared
+behind the model's final norm, where single large entries of the residual stream do not outweigh
+all others.
+
+Removing a block saves bytes and multiplications, folding saves bytes alone. The proof compares at
+equal bytes: 4 of 30 blocks removed by gates and 6 pairs folded, against 10 removed by block
+influence. Gates are trained in addition to the steps that both have; the influence sees the same
+text. The proof runs 40 steps of gates and 40 of cure, of 256 tokens each, and judges 4,096 tokens;
+a budget below 1 thins the steps of the cure, and down to a half the tokens of a step of gates and
+the tokens that judge. At no budget here is the text usable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from manynet import bind
+from manynet.bindings import across, neighbors
+from manynet.bindings.recipes import tied
+from manynet.data import batches
+from manynet.elastic import Gates, KnownImportance, remove_blocks
+from manynet.elastic.importance import block_scores, calibration
+from manynet.errors import InputError
+from manynet.family import Family
+from manynet.search import perplexity
+from manynet.systems._proof import Figures, Proof
+from manynet.systems._smollm2 import smollm2, wikitext
+from manynet.systems._system import System
+from manynet.train import (
+    DistillTail,
+    Objective,
+    Task,
+    TaughtBy,
+    TrainingLog,
+    Uniform,
+    showing_hidden_states,
+    token_loss,
+    train,
+    training_only,
+)
+
+__all__ = ["SYSTEM", "cure", "fold"]
+
+RATES: Mapping[str, float] = {"norms": 1e-2, "all": 3e-4}
+"""Learning rates of AdamW, chosen on validation text with a seed of no proof."""
+REMOVED, FOLDED, LENGTH = 4, range(8, 20), 256
+GATE_STEPS, CURE_STEPS, JUDGED, LAYERS = 40, 40, 16, "model.layers"
+
+
+def fold(model: nn.Module, groups: Sequence[Sequence[str]], *, inputs: Any = ()) -> Family:
+    """Return a family of one member whose blocks use the matrices of the first of their group.
+
+    Args:
+        model: it stays as it is.
+        groups: paths of blocks; norms and biases stay each block's own.
+        inputs: to count MACs with.
+    """
+    roles = [names for group in groups for names in across(model, group)]
+    return bind(model, roles, tied(), example_inputs=inputs)
+
+
+def cure(
+    family: Family,
+    original: nn.Module,
+    data: Any,
+    *,
+    steps: int,
+    objective: Objective | None = None,
+    trained: str = "norms",
+    **options: Any,
+) -> TrainingLog:
+    """Train a folded model a little, with the original as its teacher; its weights change in place.
+
+    Args:
+        family: what `fold` returned.
+        original: the model of `transformers` that it was made of, on the same device.
+        data: what `manynet.train` takes.
+        steps: of training.
+        objective: by default `TaughtBy(original, DistillTail(labels=0.5))`.
+        trained: `"norms"`, all vectors that is, or `"all"`.
+        **options: of `manynet.train`; they override those of the recipe.
+    """
+    if trained not in ("norms", "all"):
+        raise InputError(f'trained={trained!r} is unknown; use "norms" or "all"')
+    recipe: dict[str, Any] = {
+        "optimizer": "adamw", "learning_rate": RATES[trained], "weight_decay": 0.0,
+        "batch_size": 1, "clip": 1.0, "sampler": Uniform(1),
+        "objective": objective or TaughtBy(original, DistillTail(labels=0.5)),
+    }  # fmt: skip
+    moving = training_only(family, lambda name, tensor: trained == "all" or tensor.dim() < 2)
+    with showing_hidden_states(family.shared, original), moving:
+        log = train(family.train(), data, steps=steps, **{**recipe, **options})
+    family.eval().clear()
+    return log
+
+
+def prove(proof: Proof) -> None:
+    """Compare at equal bytes with plain removal, and each step with doing without it."""
+    bench = _Bench(proof)
+    pairs, strangers = neighbors(FOLDED), [[n, n + len(FOLDED) // 2] for n in FOLDED[:6]]
+    proof.run("foldgpt", lambda seed: bench.arm(seed, "gates", REMOVED, pairs))
+    proof.run("influence", lambda seed: bench.arm(seed, "influence", REMOVED + len(pairs)))
+    proof.run(
+        "labels only", lambda seed: bench.arm(seed, "gates", REMOVED, pairs, Task(token_loss))
+    )
+    proof.run(
+        "strangers folded", lambda seed: bench.arm(seed, "gates", REMOVED, strangers, cured=False)
+    )
+    for by in ("gates", "influence", "random"):
+        arm = partial(bench.arm, by=by, count=REMOVED, cured=False)
+        proof.run(f"{REMOVED} removed by {by}", arm)
+
+
+class _Bench:
+    """What several arms need is made once: the scores of the blocks for a seed."""
+
+    def __init__(self, proof: Proof) -> None:
+        self.steps = proof.share(CURE_STEPS)
+        test: Any = wikitext("test", LENGTH)
+        self.judge = perplexity(test, batch_size=1, limit=max(JUDGED // 2, proof.share(JUDGED)))
+        self.text, self.seen = wikitext("valid", LENGTH), max(LENGTH // 2, proof.share(LENGTH))
+        self.scores = cache(self._scores)
+
+    def _scores(self, seed: int, by: str) -> Mapping[str, float]:
+        """Score the blocks, the first is the least; gates and influence see the same batches."""
+        model, draw = smollm2(), torch.Generator().manual_seed(seed)
+        blocks = [f"{LAYERS}.{n}" for n, _ in model.get_submodule(LAYERS).named_children()]
+        if by == "random":
+            values = torch.rand(len(blocks), generator=draw).tolist()
+            return dict(zip(blocks, values, strict=True))
+        text: Any = wikitext("valid", self.seen)
+        order = torch.randperm(len(text), generator=draw)[:GATE_STEPS]
+        data = calibration(model, list(batches(text, 1, order=order)), None)
+        if by == "influence":
+            return block_scores(data, blocks, by)
+        keep = 1 - REMOVED / len(blocks)
+        return block_scores(data, blocks, Gates(keep=keep, steps=GATE_STEPS))
+
+    def arm(
+        self,
+        seed: int,
+        by: str,
+        count: int,
+        groups: Sequence[Sequence[int]] = ((0,),),
+        objective: Objective | None = None,
+        *,
+        cured: bool = True,
+    ) -> Figures:
+        """Remove, fold and cure; judge at once and in the end."""
+        scores, original = self.scores(seed, by), smollm2()
+        ids = torch.zeros(1, 8, dtype=torch.long)
+        rest = remove_blocks(original, ids, count, importance=KnownImportance(scores))
+        family = fold(rest, [[f"{LAYERS}.{n}" for n in group] for group in groups])
+        more = {"at once": self.judge(family.eval().at({}))}
+        least = sorted(scores, key=scores.__getitem__)[:count]
+        more |= {f"removed {n}": float(path.rpartition(".")[2]) for n, path in enumerate(least)}
+        more["stored parameters"] = sum(p.numel() for p in family.parameters())
+        value, seen = more["at once"], GATE_STEPS * (by == "gates")
+        if cured:
+            cure(family, original, self.text, steps=self.steps, objective=objective, seed=seed)
+            value, seen = self.judge(family.at({})), seen + self.steps
+        trained = sum(p.numel() for p in family.parameters() if p.dim() < 2) * cured
+        return Figures(value, seen, trained, more)
+
+
+SYSTEM = System(
+    number=28,
+    year=2024,
+    reference="arXiv 2407.00928",
+    claim="Removing blocks by gates and sharing the weights of neighbors is better than earlier "
+    "ways of making language models shallower, at equal compression.",
+    parts=(
+        "depth mask",
+        "gates on blocks, trained jointly",
+        "ties across blocks, norms of each call site",
+        "distillation of logits and last hidden states",
+    ),
+    metric="perplexity of SmolLM2-135M on WikiText-2 at 67 % of its bytes in blocks",
+    higher_is_better=False,
+    margin=0.0,
+    ours="foldgpt",
+    baseline="influence",
+    prove=prove,
+    module=__name__,
+    example="""\
+import torch
+import transformers
+from manynet.bindings import neighbors
+from manynet.elastic import Gates, remove_blocks
+from manynet.systems.foldgpt import cure, fold
+
+config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=6, n_head=4, n_positions=32)
+model = transformers.GPT2LMHeadModel(config).eval()
+tokens = torch.randint(64, (8, 17))
+inputs, targets = tokens[:, :-1], tokens[:, 1:]
+
+batches = [(inputs[:4], targets[:4]), (inputs[4:], targets[4:])]
+shallow = remove_blocks(model, inputs, 2, data=batches, importance=Gates(keep=4 / 6, steps=8))
+folded = fold(shallow, neighbors(["transformer.h.1", "transformer.h.2"]), inputs=(inputs,))
+cure(folded, model, (inputs, targets), steps=4, batch_size=4)
+small = folded.extract({})
+print(folded.report())
+""",
+)
