@@ -29,6 +29,7 @@ def bind(
     where: Where,
     with_: Recipe,
     *,
+    together: bool = False,
     example_inputs: tuple[Any, ...] = (),
 ) -> Family:
     """Return a family in which the weights that `where` names are bound with `with_`.
@@ -42,6 +43,8 @@ def bind(
         with_: a recipe of `manynet.bindings.recipes`, or any function that takes a `Group` and
             returns one binding for each of its sites. Sites of different shapes make groups of
             their own.
+        together: whether sites of different shapes stay in one group, as a weight and its bias do
+            that one router mixes.
         example_inputs: inputs to count MACs with; a family's own where it has some.
 
     Returns:
@@ -62,7 +65,8 @@ def bind(
     inputs = example_inputs or family.example_inputs
     largest = family.extract(family.space.largest)
     values = {name: t.detach() for name, t in largest.named_parameters()}
-    groups = [group for names in _groups(largest, values, where) for group in _split(names, values)]
+    asked = _groups(largest, values, where)
+    groups = asked if together else [part for names in asked for part in _split(names, values)]
     bindings, extra = dict(family.blueprint.bindings), dict(family.extra)
     choices = list(family.space.choices)
     for names in groups:

@@ -80,13 +80,22 @@ class Encode(Operation, kind="encode"):
     values: tuple[tuple[Value, ...], ...]
     like: Binding
 
+    @property
+    def entries(self) -> int:
+        """How many numbers the vector has."""
+        return sum(1 if _numeric(values) else len(values) for values in self.values)
+
     def value(self, arch: Arch, like: Tensor) -> Tensor:
         """Return the vector."""
         numbers: list[float] = []
         for name, values in zip(self.choices, self.values, strict=True):
             own = arch[name]
-            if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            if _numeric(values):
                 numbers.append(float(own) / max(abs(float(v)) for v in values))
             else:
                 numbers += [float(own == value) for value in values]
         return torch.tensor(numbers, dtype=like.dtype, device=like.device)
+
+
+def _numeric(values: tuple[Value, ...]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)

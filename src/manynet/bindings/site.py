@@ -47,6 +47,10 @@ class Site:
         """Return what this site reads of something that has its shape: cut as its tensor is."""
         return Slice(source, self.dims)
 
+    def by_row(self, source: Binding, entries: int) -> Binding:
+        """Return what this site reads of something with `entries` numbers for each of its rows."""
+        return Slice(source, (self.dims[0], (Axis("", entries, "whole"),)))
+
     def parameter(self, role: str, value: Tensor, *, alike: bool = False) -> Binding:
         """Add a shared parameter of this site's own; `alike`: cut as the site's tensor is."""
         name = self.group.add(f"{self.name}.{role}", nn.Parameter(value.detach().clone()))

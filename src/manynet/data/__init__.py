@@ -18,6 +18,7 @@ from manynet.data._batches import Batch, Inputs, batches, collate_batches, taker
 from manynet.data._data import Data, Images, Samples
 from manynet.data._load import load_data
 from manynet.data._local import local_data
+from manynet.data._pairs import sentence_pairs
 from manynet.data._text import IGNORED, LabeledTexts, MaskedTokens, TextData, Tokenizer
 from manynet.data._user import load_function
 
@@ -38,6 +39,7 @@ __all__ = [
     "load_data",
     "load_function",
     "local_data",
+    "sentence_pairs",
     "taker",
     "to_device",
 ]
