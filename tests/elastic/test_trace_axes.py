@@ -121,6 +121,12 @@ def test_parts_that_cut_a_factor_freeze() -> None:
     assert is_frozen(dim)
 
 
+def test_an_axis_cut_into_single_positions_freezes() -> None:
+    dim = extent(2)
+    assert split_parts(dim, [1, 1]) == [(), ()]
+    assert [leaf.reason for leaf in leaves(dim)] == ["cut into single positions"]
+
+
 def test_parts_gathered_from_a_finer_sum() -> None:
     parts = [extent(2), extent(3), extent(4)]
     joined = concatenate(parts)

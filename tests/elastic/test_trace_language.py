@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manynet import elastic
 from manynet.elastic._trace import Trace
 from networks import Net
 
@@ -59,12 +60,69 @@ def test_numbers_in_order_size_nothing_elastic(verify: Verify) -> None:
     assert trace.tensors["0.place.weight"][1][0].frozen == "numbered in order"
 
 
+KEPT = torch.linspace(0, 1, 8)
+
+
+def shifted_by_a_kept_tensor(self: Any, x: Tensor) -> Tensor:
+    return self.last(self.first(x) + KEPT.to(x.device))
+
+
+def test_a_tensor_that_the_code_keeps_freezes_what_it_meets(verify: Verify) -> None:
+    net = Net(shifted_by_a_kept_tensor, first=nn.Linear(6, 8), last=nn.Linear(8, 3))
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == []
+    assert "the code holds" in str(trace.tensors["first.bias"][0][0].frozen)
+
+
 def squeezed_in_place(self: Any, x: Tensor) -> Tensor:
     return self.last(self.first(x).unsqueeze(1).squeeze_(1))
 
 
 def test_a_dimension_squeezed_in_place_is_gone(verify: Verify) -> None:
     net = Net(squeezed_in_place, first=nn.Linear(6, 8), last=nn.Linear(8, 3))
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [8]
+    assert not trace.unknown
+
+
+class SharedKeys(nn.Module):
+    """Attention with one head of keys; `num_key_value_groups` is read only where it is exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_key_value_groups, self.head_dim = 4, 6
+        self.q_proj, self.k_proj = nn.Linear(6, 24), nn.Linear(6, 6)
+        self.v_proj, self.o_proj = nn.Linear(6, 6), nn.Linear(24, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the heads read."""
+        query, key, value = (
+            layer(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if torch.compiler.is_exporting():
+            key, value = (t.repeat_interleave(self.num_key_value_groups, 1) for t in (key, value))
+        read = torch.softmax(query @ key.transpose(2, 3), -1) @ value
+        return self.o_proj(read.transpose(1, 2).flatten(2))
+
+
+def test_the_number_of_queries_for_the_one_head_of_keys_is_followed(verify: Verify) -> None:
+    net = nn.Sequential(SharedKeys(), nn.Linear(6, 3))
+    inputs = (torch.randn(SEQUENCE),)
+    trace = verify(net, inputs)
+    followed = {a.name: dim[0].size for a, dim in trace.attributes.items()}
+    assert (followed["num_key_value_groups"], followed["head_dim"]) == (4, 6)
+    member = elastic(net, inputs, width=(0.5, 1.0)).extract({"0.num_key_value_groups": 2})
+    exported = torch.export.export(member, inputs).module()
+    torch.testing.assert_close(exported(*inputs), member(*inputs))
+
+
+def changed_in_place(self: Any, x: Tensor) -> Tensor:
+    return self.last(self.first(x).abs_().sqrt_())
+
+
+def test_element_wise_operations_in_place_are_known(verify: Verify) -> None:
+    net = Net(changed_in_place, first=nn.Linear(6, 8), last=nn.Linear(8, 3))
     trace = verify(net, (torch.randn(SEQUENCE),))
     assert axes_of(trace) == [8]
     assert not trace.unknown

@@ -262,6 +262,8 @@ def split_parts(dim: Extent, sizes: Sequence[int]) -> list[Extent]:
     if len(sizes) == 1:
         return [dim]
     flat = flatten(dim)
+    if set(sizes) == {1}:
+        freeze(flat, "cut into single positions")
     if is_frozen(flat):
         return [extent(size, _reason(flat)) for size in sizes]
     head, rest = flat[0], flat[1:]

@@ -49,8 +49,13 @@ def _rows(module: nn.Module, record: Record) -> Iterator[tuple[Node, ...]]:
 
 
 def _leading(queries: Extent, keys: Extent) -> Extent | None:
-    """Return the heads that keys share with queries: keys are (heads, size), queries have more."""
-    if len(queries) <= len(keys) or len(keys) < 2:
+    """Return the heads that keys share with queries: keys are (heads, size), queries have more.
+
+    There are none where all queries share one head of keys, whose rows are a head's size alone.
+    """
+    if len(queries) <= len(keys) or not keys:
         return None
-    alike = queries[0] is keys[0] and queries[1 - len(keys) :] == keys[1:]
+    if queries[-len(keys) :] == keys:
+        return ()
+    alike = len(keys) > 1 and queries[0] is keys[0] and queries[1 - len(keys) :] == keys[1:]
     return keys[:1] if alike else None

@@ -22,6 +22,8 @@ class Record:
     unknown: dict[str, str] = field(default_factory=dict)
     computed: dict[int, torch.Tensor] = field(default_factory=dict)
     """What each parametrization returned last, by the identity of its module."""
+    own: set[int] | None = None
+    """The identities of the parameters and buffers; None where any tensor may be one."""
     _dims: dict[int, list[Extent]] = field(default_factory=dict)
     _alive: list[torch.Tensor] = field(default_factory=list)
 
@@ -39,7 +41,11 @@ class Record:
         known = self._dims.get(id(tensor))
         if known is not None:
             return known
-        reason = None if tensor.is_floating_point() else "a tensor of indices"
+        reason = None
+        if not tensor.is_floating_point():
+            reason = "a tensor of indices"
+        elif self.own is not None and id(tensor) not in self.own:
+            reason = "a tensor that the code holds, and no member cuts"
         return self.put(tensor, [extent(size, reason) for size in tensor.shape])
 
     def put(self, tensor: torch.Tensor, dims: Sequence[Extent]) -> list[Extent]:

@@ -87,9 +87,17 @@ def _choose(func: Any) -> Rule:
     name = func.overloadpacket.__name__
     if name in RULES:
         return RULES[name]
-    if torch.Tag.pointwise in func.tags:
+    if torch.Tag.pointwise in func.tags or _is_pointwise_in_place(name):
         return pointwise
     return _unknown(str(func.overloadpacket))
+
+
+def _is_pointwise_in_place(name: str) -> bool:
+    """Return whether an operation writes in place what an element-wise one returns."""
+    returned = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
+    return returned is not None and any(
+        torch.Tag.pointwise in getattr(returned, overload).tags for overload in returned.overloads()
+    )
 
 
 def _unknown(name: str) -> Rule:
@@ -98,6 +106,9 @@ def _unknown(name: str) -> Rule:
     ) -> None:
         given = [*tensors_in(args), *tensors_in(kwargs)]
         if not given:  # a factory: its axes are decided by what it meets
+            for tensor in tensors_in(result):
+                if tensor.is_floating_point():
+                    record.put(tensor, [extent(size) for size in tensor.shape])
             return
         record.unknown.setdefault(name, record.path)
         reason = f"operation {name} in {record.path or 'the model'} has no rule"

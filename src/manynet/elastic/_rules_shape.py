@@ -477,7 +477,7 @@ def _windows(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
 
 @rule("new_zeros", "new_empty", "new_ones", "new_full", "new_empty_strided")
 def _factory(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
-    record.dims(result)
+    record.put(result, [extent(size) for size in result.shape])
 
 
 @rule("arange", "range", "linspace", "logspace")

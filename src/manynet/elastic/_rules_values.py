@@ -25,7 +25,14 @@ def _read(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
 
 
 @rule(
-    "nonzero", "unique_dim", "_unique2", "unique_consecutive", "histc", "bincount", "searchsorted"
+    "nonzero",
+    "unique_dim",
+    "_unique2",
+    "unique_consecutive",
+    "histc",
+    "bincount",
+    "searchsorted",
+    "bucketize",
 )
 def _found(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     for tensor in tensors_in(args):

@@ -77,7 +77,7 @@ def watch(
         TraceError: the model cannot be copied or raises; the cause is the original error.
     """
     twin = _copy(model, device, caches)
-    record = Record()
+    record = Record(own={id(t) for t in (*twin.parameters(), *twin.buffers())})
     run = Run(twin, device, record, Origins(record), {}, [])
     _source_integers(run)
     run.lists = watch_lists(twin)
@@ -85,7 +85,7 @@ def watch(
         _watch_module(run, path, module)
     given = tree_map_only(torch.Tensor, lambda tensor: _to(tensor, device), inputs)
     for tensor in _tensors(given):
-        record.freeze(tensor, "an input")
+        record.fix(tensor, "an input")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         result = _forward(run, given)
         run.outputs = tree_map_only(torch.Tensor, lambda tensor: tuple(tensor.shape), result)
