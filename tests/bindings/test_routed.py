@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import manynet as mn
+from manynet.bindings.routed import coefficients as coefficients_of
 from manynet.bindings.routed import routed
 from manynet.errors import InputError
 
@@ -88,6 +89,9 @@ def test_members_read_the_routers_sum_then_their_slice(per: str) -> None:
     family = mixed(per)
     for arch in family.space.enumerate():
         share = coefficients(family, arch)
+        told = coefficients_of(family.blueprint.bindings, family.state_dict(), arch)
+        assert told.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+        torch.testing.assert_close(told["0.bias"], share, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(share.sum(-1), torch.ones(share.shape[:-1]))
         assert float(share.min()) >= 0
         tensors = family.state_dict()

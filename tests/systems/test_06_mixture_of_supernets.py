@@ -9,7 +9,7 @@ from torch import nn
 import manynet as mn
 from manynet.errors import InputError
 from manynet.models.translator import Translator
-from manynet.systems.mixture_of_supernets import SYSTEM, mix_experts, six_archs
+from manynet.systems.mixture_of_supernets import SYSTEM, mix_experts, six_archs, spread
 from manynet.train import Sandwich, Task, token_loss, train
 
 FEEDS = ["encoder.0.feed", "decoder.0.feed", "decoder.1.feed"]
@@ -60,6 +60,14 @@ def test_training_moves_the_routers_and_keeps_members_apart() -> None:
     for name, parameter in family.named_parameters():
         if name in before and "out" in name:
             assert not torch.equal(parameter, before[name]), name
+
+
+def test_routers_that_see_nothing_have_no_spread() -> None:
+    seeing = mix_experts(plain(), ["*.fc1"], hidden=8)
+    blind = mix_experts(plain(), ["*.fc1"], hidden=8, sees=())
+    archs = six_archs(seeing.space)
+    assert spread(seeing, archs) > 1e-3
+    assert spread(blind, archs) == 0
 
 
 def test_layers_that_do_not_exist_are_refused() -> None:

@@ -8,7 +8,7 @@ step, and an extracted member is a plain network.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -16,14 +16,15 @@ from torch import Tensor
 
 from manynet.bindings.generate import Generate
 from manynet.bindings.mix import Mix
+from manynet.bindings.operation import evaluate, walk
 from manynet.bindings.protocol import Binding
 from manynet.bindings.recipes import Recipe
 from manynet.bindings.route import Encode
 from manynet.bindings.site import Group, Site
 from manynet.errors import InputError
-from manynet.space import Space, Value
+from manynet.space import Arch, Space, Value
 
-__all__ = ["routed"]
+__all__ = ["coefficients", "routed"]
 
 
 def routed(
@@ -102,6 +103,33 @@ def routed(
         return weight.flatten()[order].view(weight.shape) * math.sqrt(experts)
 
     return apply
+
+
+def coefficients(
+    bindings: Mapping[str, Binding], tensors: Mapping[str, Tensor], arch: Arch
+) -> dict[str, Tensor]:
+    """Return how routers mix the experts for an arch; those that see the arch differ between archs.
+
+    Args:
+        bindings: of the family, `family.blueprint.bindings`.
+        tensors: the shared ones, `family.state_dict()`.
+        arch: of the member.
+
+    Returns:
+        for each mixed tensor its coefficients, those of rows that the member lacks included.
+
+    Shapes: `(experts,)` or `(rows, experts)` each.
+    """
+    found: dict[str, Tensor] = {}
+    for name, binding in bindings.items():
+        if not isinstance(binding, Mix) or not any(
+            isinstance(part, Generate) for part in walk(binding.coefficients)
+        ):
+            continue
+        reading = binding.coefficients.at(arch, {})
+        own = evaluate(reading, {key: tensor.detach() for key, tensor in tensors.items()})
+        found[name] = own.softmax(-1) if binding.softmax else own
+    return found
 
 
 def _rows(group: Group) -> int:

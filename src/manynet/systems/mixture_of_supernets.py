@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from manynet._apply import bind
-from manynet.bindings.routed import routed
+from manynet.bindings.routed import coefficients, routed
 from manynet.data import local_data, sentence_pairs
 from manynet.elastic import elastic
 from manynet.errors import InputError
@@ -43,7 +43,7 @@ from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Sandwich, Task, token_loss, train
 
-__all__ = ["SYSTEM", "mix_experts"]
+__all__ = ["SYSTEM", "mix_experts", "spread"]
 
 UPDATES, BATCH, PAIRS, PIECES, RATE = 500, 48, 12_000, 1_000, 1e-3
 VALIDATION = 400
@@ -130,8 +130,18 @@ def _arm(proof: Proof, seed: int, **options: Any) -> Figures:
         for number, arch in enumerate(six_archs(family.space))
     }
     more = {**found, "ms a step": 1000 * log.seconds / log.steps}
+    if options:
+        more["spread of the coefficients over archs"] = spread(family, six_archs(family.space))
     count = sum(p.numel() for p in family.parameters())
     return Figures(float(np.mean(list(found.values()))), 3 * log.steps * BATCH, count, more)
+
+
+def spread(family: Family, archs: Sequence[Arch]) -> float:
+    """Return how far the coefficients of archs differ; zero means that nothing is routed."""
+    bindings, tensors = family.blueprint.bindings, family.state_dict()
+    mixes = [coefficients(bindings, tensors, arch) for arch in archs]
+    parts = [torch.stack([mix[name] for mix in mixes]).std(0).mean() for name in mixes[0]]
+    return float(torch.stack(parts).mean())
 
 
 def six_archs(space: Space) -> list[Arch]:
