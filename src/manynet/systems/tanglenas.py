@@ -11,7 +11,8 @@ estimator's of logits near zero; the second order leaves out the momentum. Wheth
 entangled DARTS takes a softmax, where its code takes sparsemax, and the temperatures of GDAS were
 not confirmed; `Softmax`, `Sparsemax` and `GumbelOneHot` offer them. Nor was it that 83.0 is the
 paper's own figure. Head counts are sums of slices too (the paper runs one attention for each), and
-depth is described in `manynet.train.relax`.
+depth is described in `manynet.train.relax`. Not built: the edges of cells, whose operations share a
+tensor, and widths that are a ratio times another width, which no family of `elastic` has.
 
 The learning rate of the logits is the paper's 3e-4 where a search is as long as the paper's (39,000
 steps), and higher in a shorter one, so that logits can come as far.

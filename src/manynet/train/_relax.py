@@ -62,7 +62,11 @@ class Relaxed:
     shares: Mapping[str, Tensor]
 
     def set(self, shares: Mapping[str, Tensor]) -> None:
-        """Let the values of each choice count as much as `shares` say, and forget the gradients."""
+        """Let the values of each choice count as much as `shares` say, and forget the gradients.
+
+        The network follows when it is called; one that is compiled needs `family.clear()` and
+        `family.at({})` before.
+        """
         with torch.no_grad():
             for name, own in self.shares.items():
                 own.copy_(shares[name])
