@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Latency,
         LatencyPredictor,
         LayerCost,
+        bit_operations,
         by_layer,
         cost,
         fit_latency,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
         quantize,
         verify,
     )
-    from manynet.elastic import elastic
+    from manynet.elastic import elastic, elastic_bits
     from manynet.family import Family, Report
     from manynet.models.build import build
     from manynet.models.load import load
@@ -122,6 +123,7 @@ __all__ = [
     "accumulate",
     "accuracy",
     "bind",
+    "bit_operations",
     "build",
     "by_layer",
     "bytes_",
@@ -130,6 +132,7 @@ __all__ = [
     "cost",
     "describable",
     "elastic",
+    "elastic_bits",
     "errors",
     "export",
     "export_member",
@@ -165,6 +168,7 @@ _ROOMS = {
         "Latency",
         "LatencyPredictor",
         "LayerCost",
+        "bit_operations",
         "by_layer",
         "cost",
         "fit_latency",
@@ -188,7 +192,7 @@ _ROOMS = {
         "quantize",
         "verify",
     ),
-    "elastic": ("elastic",),
+    "elastic": ("elastic", "elastic_bits"),
     "family": ("Family", "Report"),
     "models": ("build", "load"),
     "report": ("write_report",),

@@ -29,6 +29,7 @@ from manynet._inputs import (
 )
 from manynet.bindings.pack import Integers
 from manynet.bindings.stored import integers_of
+from manynet.deploy._pairs import put_integers, whole_integers, with_pairs
 from manynet.deploy._program import read_program
 from manynet.errors import InputError, MissingExtraError, StorageError
 
@@ -84,6 +85,9 @@ def to_onnx(
 ) -> bytes:
     """Return a network in eval mode as the bytes of an ONNX file.
 
+    Quantized weights become integers of 8 bits with their scales where ONNX has a form for theirs,
+    and quantized inputs pairs of `QuantizeLinear` and `DequantizeLinear`.
+
     Args:
         member: the network; one on an accelerator is copied to the CPU for this.
         inputs: the arguments of its forward pass.
@@ -96,7 +100,7 @@ def to_onnx(
     """
     for library in ("onnx", "onnxscript"):
         needs(library)
-    program = _traced(member, inputs, dynamic_batch)
+    program = _traced(with_pairs(member), inputs, dynamic_batch)
     try:
         with _quiet():
             made = torch.onnx.export(
@@ -104,6 +108,7 @@ def to_onnx(
             )
             assert made is not None
             proto = made.model_proto
+            put_integers(proto, whole_integers(member))
     except torch.onnx.OnnxExporterError as error:
         raise InputError(
             f"{type(member).__name__} cannot become ONNX: {_reason(error)}; "

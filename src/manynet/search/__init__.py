@@ -9,12 +9,15 @@ from manynet.search._named import make_strategy as make_strategy
 from manynet.search.coarse_to_fine import CoarseToFine as CoarseToFine
 from manynet.search.front import Front as Front
 from manynet.search.front import Record as Record
+from manynet.search.genetic import Genetic as Genetic
 from manynet.search.metrics import Metric as Metric
 from manynet.search.metrics import accuracy as accuracy
 from manynet.search.metrics import loss as loss
 from manynet.search.metrics import metric as metric
 from manynet.search.nsga2 import NSGA2 as NSGA2
 from manynet.search.perplexity import perplexity as perplexity
+from manynet.search.predictor import QualityPredictor as QualityPredictor
+from manynet.search.predictor import fit_quality as fit_quality
 from manynet.search.random_ import Exhaustive as Exhaustive
 from manynet.search.random_ import Random as Random
 from manynet.search.store import Entry as Entry
@@ -32,15 +35,18 @@ __all__ = [
     "Exhaustive",
     "FamilyLike",
     "Front",
+    "Genetic",
     "Metric",
     "Progress",
     "Quality",
+    "QualityPredictor",
     "Random",
     "Record",
     "Store",
     "Strategy",
     "StrategyFactory",
     "accuracy",
+    "fit_quality",
     "loss",
     "make_strategy",
     "metric",

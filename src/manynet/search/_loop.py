@@ -62,8 +62,8 @@ def search(
         quality: a `Metric`, or the name of a value (more is better) that `evaluate` returns.
         costs: what is to be small; costs, or names of values that `evaluate` returns.
         evaluations: how many archs to judge, those found in the store included.
-        strategy: `"nsga2"`, `"coarse_to_fine"`, `"random"`, `"exhaustive"`, or a `Strategy` (or
-            what makes one) of your own.
+        strategy: `"nsga2"`, `"coarse_to_fine"`, `"genetic"`, `"random"`, `"exhaustive"`, or a
+            `Strategy` (or what makes one) of your own.
         constraints: the most that is allowed of a cost (of a quality: the least, if more is
             better), or `(least, most)` with None for no limit, by name.
         store: an evaluation store or its path; None keeps values in memory.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from manynet.errors import InputError, did_you_mean
 from manynet.search.coarse_to_fine import CoarseToFine
+from manynet.search.genetic import Genetic
 from manynet.search.nsga2 import NSGA2
 from manynet.search.random_ import Exhaustive, Random
 from manynet.search.strategies import Strategy, StrategyFactory
@@ -16,6 +17,7 @@ __all__ = ["STRATEGIES", "make_strategy"]
 STRATEGIES: Mapping[str, StrategyFactory] = {
     "coarse_to_fine": CoarseToFine,
     "exhaustive": Exhaustive,
+    "genetic": Genetic,
     "nsga2": NSGA2,
     "random": Random,
 }

@@ -39,7 +39,8 @@ from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
 from manynet.train.partial import training_only
-from manynet.train.samplers import Sampler, Sandwich, Uniform
+from manynet.train.penalties import Penalty, UniformWeights, moments
+from manynet.train.samplers import Sampler, Sandwich, Staircase, Uniform
 from manynet.train.schedules import Schedule, constant, cosine, exponential, linear, warmed_up
 from manynet.train.step import accumulate
 from manynet.train.tail import DistillTail, last_hidden, showing_hidden_states
@@ -60,6 +61,7 @@ __all__ = [
     "Loss",
     "MakeOptimizer",
     "Objective",
+    "Penalty",
     "Progress",
     "Relaxed",
     "Sampler",
@@ -67,12 +69,14 @@ __all__ = [
     "Schedule",
     "Softmax",
     "Sparsemax",
+    "Staircase",
     "Task",
     "TaughtBy",
     "TrainData",
     "TrainingLog",
     "Uniform",
     "UniformOneHot",
+    "UniformWeights",
     "Validate",
     "accumulate",
     "constant",
@@ -86,6 +90,7 @@ __all__ = [
     "load_newest",
     "logits_of",
     "make_optimizer",
+    "moments",
     "parameter_groups",
     "relax",
     "save_checkpoint",

@@ -65,6 +65,7 @@ def settings_of(
         "clip": run.clip,
         "ema": run.ema.decay if run.ema else None,
         "precision": run.hardware.precision,
+        **({} if run.penalty is None else {"penalty": _words(run.penalty)}),
     }
 
 

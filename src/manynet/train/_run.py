@@ -21,6 +21,7 @@ from manynet.train._seeds import seed_all, seed_of
 from manynet.train.ema import Ema
 from manynet.train.log import Window
 from manynet.train.objectives import Objective
+from manynet.train.penalties import Penalty
 from manynet.train.samplers import Sampler
 from manynet.train.schedules import Schedule
 from manynet.train.step import Dropout, accumulate, largest_first
@@ -49,6 +50,7 @@ class Run:
     augment: Callable[[Tensor], Tensor] | None = None
     ema: Ema | None = None
     dropout: Dropout = "all"
+    penalty: Penalty | None = None
     step: int = 0
     closed: bool = True
     whole: bool = True
@@ -85,6 +87,7 @@ class Run:
             hardware=self.hardware,
             scale=self.scaler.scale if self.scaler else None,
             dropout=self.dropout,
+            penalty=self.penalty,
         ).to(torch.float32)
         self.hardware.average(self.family, losses)
         values: list[float] = losses.tolist()

@@ -30,7 +30,8 @@ class Objective(Protocol):
             outputs: what the member returned for the batch.
             batch: inputs and targets.
             teacher: what the largest member returned in this step, without its graph; None when
-                the step has no largest member, and for that member itself.
+                the step has no largest member, and for that member itself. Where the objective
+                has an attribute `chained` that is true: what the member before it returned.
             is_teacher: whether this is the largest member.
         """
 
@@ -94,6 +95,7 @@ class Distill:
         loss: the label loss.
         logits: finds the logits in what the network returns.
         dim: the dimension of the classes.
+        chained: each member learns what the one before it in the step says, not the largest.
 
     Reference: Yu et al., "BigNAS", 2020, arXiv 2003.11142; the temperature is Hinton et al.'s,
         2015, arXiv 1503.02531, and BigNAS uses 1.
@@ -111,6 +113,7 @@ class Distill:
     loss: Loss = functional.cross_entropy
     logits: Callable[[object], Tensor] = logits_of
     dim: int = 1
+    chained: bool = False
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

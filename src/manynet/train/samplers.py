@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Literal, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from manynet.errors import InputError
 from manynet.space import Arch, Space
 
-__all__ = ["Sampler", "Sandwich", "Uniform"]
+__all__ = ["Sampler", "Sandwich", "Staircase", "Uniform"]
 
 By = Literal["arch", "choice"]
 
@@ -89,6 +90,47 @@ class Sandwich:
             return [space.largest]
         drawn = [space.sample(rng, by=self.by) for _ in range(self.random)]
         return [space.largest, space.smallest, *drawn]
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """Draws the largest arch, some at random from large to small, and the smallest.
+
+    For an objective in which each member learns from the one before it, see `Distill.chained`.
+
+    Args:
+        random: archs at random between the two.
+        by: as for `Uniform`.
+        rank: a pattern of names of choices; the mean of their places, from smallest value to
+            largest, is an arch's size.
+
+    Reference: Xu et al. 2023, arXiv 2308.07650 (group progressive guidance).
+
+    Example:
+        >>> from manynet.space import Choice, Space
+        >>> space = Space((Choice("a.bits", (2, 4, 6, 8)), Choice("b.bits", (2, 4, 6, 8))))
+        >>> drawn = Staircase(3).archs(space, np.random.default_rng(0))
+        >>> [arch["a.bits"] + arch["b.bits"] for arch in drawn]
+        [16, 12, 12, 10, 4]
+    """
+
+    random: int = 2
+    by: By = "choice"
+    rank: str = "*"
+
+    def __post_init__(self) -> None:
+        if self.random < 0:
+            raise InputError(f"Staircase(random={self.random}): it cannot be negative")
+        _check_by(self.by)
+
+    def archs(self, space: Space, rng: np.random.Generator) -> Sequence[Arch]:
+        """Return the largest arch, those drawn from large to small, then the smallest."""
+        ranked = [n for n, name in enumerate(space.names) if fnmatch(name, self.rank)]
+        if not ranked:
+            raise InputError(f"Staircase(rank={self.rank!r}) matches no choice of the space")
+        drawn = [space.sample(rng, by=self.by) for _ in range(self.random)]
+        drawn.sort(key=lambda arch: -float(space.encode(arch)[ranked].mean()))
+        return [space.largest, *drawn, space.smallest]
 
 
 def _check_by(by: str) -> None:

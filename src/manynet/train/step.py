@@ -17,6 +17,7 @@ from manynet.family import Family
 from manynet.space import Arch
 from manynet.train._hardware import Hardware
 from manynet.train.objectives import Objective
+from manynet.train.penalties import Penalty
 
 __all__ = ["Dropout", "accumulate", "call", "detached"]
 
@@ -33,6 +34,7 @@ def accumulate(
     hardware: Hardware | None = None,
     scale: Callable[[Tensor], Tensor] | None = None,
     dropout: Dropout = "all",
+    penalty: Penalty | None = None,
 ) -> Tensor:
     """Add the gradients of several members to the shared ones, and return their losses.
 
@@ -49,6 +51,7 @@ def accumulate(
         scale: multiplies each loss before its backward pass, as a gradient scaler does.
         dropout: `"largest"` spares the other members dropout and stochastic depth: they have too
             few weights to overfit (BigNAS, arXiv 2003.11142, section 3.2).
+        penalty: a loss of the shared weights themselves, added once however many members there are.
 
     Returns:
         the losses in the order of `archs`, the largest first; shape `(members,)`, no graph.
@@ -67,7 +70,12 @@ def accumulate(
         raise InputError("the sampler drew no arch; a step needs at least one")
     hardware = hardware or Hardware(family.device)
     teacher: object | None = None
+    chained = bool(getattr(objective, "chained", False))
     losses = []
+    if penalty is not None:
+        own = penalty(family)
+        _check_loss(own)
+        (own if scale is None else scale(own)).backward()
     for arch in largest_first(archs, family.space.largest):
         teaches = teacher is None and arch == family.space.largest
         member = family.at(arch)
@@ -78,7 +86,7 @@ def accumulate(
         _check_loss(loss)
         (loss if scale is None else scale(loss)).backward()
         losses.append(loss.detach())
-        if teaches:
+        if teaches or chained:
             teacher = detached(outputs)
         del outputs, loss
     return torch.stack(losses)

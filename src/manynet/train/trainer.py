@@ -18,6 +18,7 @@ from manynet.train.ema import Ema
 from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Objective
 from manynet.train.optimizers import MakeOptimizer, make_optimizer
+from manynet.train.penalties import Penalty
 from manynet.train.samplers import Sampler, Sandwich
 from manynet.train.schedules import Schedule, schedule_of
 from manynet.train.step import Dropout
@@ -41,6 +42,7 @@ def train(
     clip: float | None = None,
     ema: float | None = None,
     dropout: Dropout = "all",
+    penalty: Penalty | None = None,
     batch_size: int | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
@@ -79,6 +81,8 @@ def train(
         ema: decay of a moving average of the weights, for example 0.999; `validate` sees the
             average, and `log.ema.copy_to(family)` makes it the family's.
         dropout: whose dropout and stochastic depth act: `"all"` members', or the `"largest"`'s.
+        penalty: a loss of the shared weights themselves, such as `UniformWeights()`, added once a
+            step.
         batch_size: samples a step over all processes; 128, or the loader's.
         augment: changes a batch's inputs, once for all members of the step.
         seed: decides every random number of the run.
@@ -117,9 +121,7 @@ def train(
         train_data, batch_size=batch_size, seed=seed, hardware=hardware, workers=workers
     )
     total = _total(epochs, steps, source.steps)
-    if dropout not in ("all", "largest"):
-        raise InputError(f'dropout={dropout!r} is unknown; use "all" or "largest"')
-    _check_positive(clip=clip, checkpoint_every=checkpoint_every, log_every=log_every)
+    _check(dropout, clip=clip, checkpoint_every=checkpoint_every, log_every=log_every)
     family.to(hardware.device)
     run = Run(
         family,
@@ -133,6 +135,7 @@ def train(
         augment,
         Ema(family, ema) if ema is not None else None,
         dropout,
+        penalty,
     )
     asked = (optimizer, learning_rate, weight_decay, schedule, warmup, log_every, dropout)
     settings = settings_of(run, source, total, asked)
@@ -143,7 +146,9 @@ def train(
     return TrainingLog(tuple(loop.log.rows), run.step, run.ema, files.folder, seconds)
 
 
-def _check_positive(**numbers: float | None) -> None:
+def _check(dropout: str, **numbers: float | None) -> None:
+    if dropout not in ("all", "largest"):
+        raise InputError(f'dropout={dropout!r} is unknown; use "all" or "largest"')
     for name, number in numbers.items():
         if number is not None and not number > 0:
             raise InputError(f"{name} is {number}; it must be above 0")
