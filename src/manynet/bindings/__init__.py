@@ -32,6 +32,7 @@ from manynet.bindings.slice import whole as whole
 from manynet.bindings.superpose import Superpose as Superpose
 from manynet.bindings.superpose import superposed as superposed
 from manynet.bindings.tie import Tie as Tie
+from manynet.bindings.unpack import Unpack as Unpack
 
 __all__ = [
     "Axis",
@@ -59,6 +60,7 @@ __all__ = [
     "Superpose",
     "Tie",
     "TopK",
+    "Unpack",
     "across",
     "neighbors",
     "pack",

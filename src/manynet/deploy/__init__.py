@@ -11,6 +11,7 @@ from manynet.deploy._export import export, export_member
 from manynet.deploy._formats import load_weights, onnx_session, to_onnx
 from manynet.deploy._language import load_plain
 from manynet.deploy._manifest import FileRecord, Manifest, check_manifest, read_manifest
+from manynet.deploy._packed import pack_family
 from manynet.deploy._plain import describable, plain_model
 from manynet.deploy._program import load_program
 from manynet.deploy._quantize import accuracy_of, quantize
@@ -29,6 +30,7 @@ __all__ = [
     "load_program",
     "load_weights",
     "onnx_session",
+    "pack_family",
     "plain_model",
     "quantize",
     "read_manifest",
