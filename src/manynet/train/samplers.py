@@ -111,7 +111,7 @@ class Staircase:
         >>> space = Space((Choice("a.bits", (2, 4, 6, 8)), Choice("b.bits", (2, 4, 6, 8))))
         >>> drawn = Staircase(3).archs(space, np.random.default_rng(0))
         >>> [arch["a.bits"] + arch["b.bits"] for arch in drawn]
-        [16, 12, 12, 10, 4]
+        [16, 14, 10, 6, 4]
     """
 
     random: int = 2
