@@ -7,9 +7,11 @@ is quoted with its quartiles. Absolute times on shared machines mean nothing.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -75,6 +77,32 @@ def _time(run: Run, repeats: int) -> float:
     for _ in range(repeats):
         run()
     return 1e3 * (time.perf_counter() - start)
+
+
+def held_mib() -> float:
+    """Return what this process holds now, in MiB, after giving back what it freed."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _mib("VmRSS")
+
+
+def peak_mib() -> float:
+    """Return the most that this process has held since `forget_peak`, or its start, in MiB.
+
+    Not `ru_maxrss`, which a process inherits from the one that started it.
+    """
+    return _mib("VmHWM")
+
+
+def forget_peak() -> None:
+    """Count the peak anew from what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _mib(field: str) -> float:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def write(name: str, results: object) -> Path:

@@ -5,12 +5,9 @@ Prints what the conversion added, at its peak, to what the process held when the
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import importlib.util
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +18,7 @@ import torch
 from torch import nn
 
 import manynet
+from _measure import forget_peak, held_mib, peak_mib
 
 Loaded = tuple[nn.Module, tuple[Any, ...]]
 
@@ -59,13 +57,6 @@ def _skip(why: str) -> None:
     sys.exit()
 
 
-def _mib(field: str) -> float:
-    """Return a field of this process's memory: VmRSS is what it holds, VmHWM the most it held."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
-
-
 def main() -> None:
     torch.set_num_threads(1)
     name, mode = sys.argv[1:]
@@ -74,15 +65,13 @@ def main() -> None:
     own = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
     del tensors
     manynet.elastic(nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 2)), torch.zeros(1, 8))  # imports
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = _mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+    before = held_mib()
+    forget_peak()
     start = time.perf_counter()
     family = manynet.elastic(model.eval(), inputs, inplace=mode == "inplace")
     seconds = time.perf_counter() - start
-    converted = _mib("VmHWM") - before
-    held = _mib("VmRSS") - before
+    converted = peak_mib() - before
+    held = held_mib() - before
     family.extract(family.space.smallest)
     result = {
         "model_mib": own,

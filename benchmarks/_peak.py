@@ -6,15 +6,14 @@ Prints how many MiB the steps added to what the process held when everything was
 from __future__ import annotations
 
 import json
-import resource
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 import manynet
+from _measure import forget_peak, held_mib, peak_mib
 from _networks import NETWORKS
 
 
@@ -26,7 +25,8 @@ def main() -> None:
     family = manynet.elastic(model.train(), tuple(x[:1] for x in inputs), importance=None)
     network = family.extract(family.space.largest)
     rng = np.random.default_rng(0)
-    before = _resident()
+    before = held_mib()
+    forget_peak()
     if mode == "largest":
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
     else:
@@ -40,13 +40,7 @@ def main() -> None:
             member = network if arch is None else family.at(arch)
             functional.cross_entropy(member(*inputs), targets).backward()
         optimizer.step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"mib": peak - before}))
-
-
-def _resident() -> float:
-    fields = Path("/proc/self/statm").read_text().split()
-    return int(fields[1]) * resource.getpagesize() / 2**20
+    print(json.dumps({"mib": peak_mib() - before}))
 
 
 if __name__ == "__main__":

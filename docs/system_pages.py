@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -26,10 +27,11 @@ INTRODUCTION = f"""\
 Fifty published methods of weight sharing, as recipes made of manynet's rooms. Each has a proof: the
 method against an honest baseline at equal cost, on real data, for several seeds. `manynet systems`
 lists them in a terminal, `manynet reproduce NAME` runs a proof and prints claim, figures and
-verdict. A claim that does not appear at this scale is shown as a miss.
+verdict. A claim that does not appear at this scale is shown as a miss. *Lines* are those of code in
+the system's own file, method and proof together; what others can use lies in the shared rooms.
 
-| | system | paper | measured | baseline | verdict |
-|---|---|---|---|---|---|"""
+| | system | paper | measured | baseline | verdict | lines |
+|---|---|---|---|---|---|---|"""
 
 
 def result_of(system: System) -> Result | None:
@@ -49,12 +51,29 @@ def row(number: int) -> str:
     name, paper = CATALOG[number]
     system = built().get(number)
     if system is None:
-        return f"| {number:02} | {name} | {paper} | | | not built yet |"
+        return f"| {number:02} | {name} | {paper} | | | not built yet | |"
     linked, result = f"[{name}]({number:02}-{name}.md)", result_of(system)
+    lines = lines_of_code(inspect.getsource(importlib.import_module(system.module)))
     if result is None:
-        return f"| {number:02} | {linked} | {paper} | | | not measured yet |"
-    ours, baseline = result.mean(result.ours), result.mean(result.baseline)
-    return f"| {number:02} | {linked} | {paper} | {ours:.4g} | {baseline:.4g} | {result.verdict} |"
+        return f"| {number:02} | {linked} | {paper} | | | not measured yet | {lines} |"
+    found = f"{result.mean(result.ours):.4g} | {result.mean(result.baseline):.4g}"
+    return f"| {number:02} | {linked} | {paper} | {found} | {result.verdict} | {lines} |"
+
+
+def lines_of_code(source: str) -> int:
+    """Return how many lines hold code: no blank ones, comments or docstrings."""
+    spans = [
+        (node.lineno, node.end_lineno or node.lineno)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    words = {line for first, last in spans for line in range(first, last + 1)}
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and number not in words
+        for number, line in enumerate(source.splitlines(), start=1)
+    )
 
 
 def page(system: System) -> str:

@@ -1,0 +1,122 @@
+"""What a computed binding costs: a training step, a forward in eval mode, and peak memory.
+
+`python benchmarks/bindings.py [RECIPE …]` binds the linear weights of the blocks of a ViT-tiny and
+of a GPT-tiny, one recipe after the other, and measures the only member's step (forward, backward,
+SGD with momentum) at batch 8 against that of a plain module of the same shapes; the member's
+forward in eval mode, where its weights are folded; and what ten steps add to a process, each side
+in one of its own. Results go to `benchmarks/results/bindings.json`; those of other recipes stay.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import _measure
+import manynet
+from _measure import forget_peak, held_mib, peak_mib, ratio
+from _networks import NETWORKS
+from manynet.bindings import recipes
+from manynet.bindings.recipes import Recipe
+from manynet.family import Family
+
+BATCH = 8
+NAMES = ("vit_tiny", "gpt_tiny")
+WEIGHTS = ("*attn.*weight", "*attention.*weight", "*mlp.*weight")
+RECIPES: dict[str, tuple[Callable[[], Recipe], float]] = {
+    "mask": (recipes.masked, 1.10),
+    "tie": (lambda: recipes.tied(scale=True), 1.10),
+    "mix": (lambda: recipes.mixed(4), 1.10),
+    "shard": (lambda: recipes.sharded(2048, 96), 1.10),
+    "compand": (recipes.companded, 1.10),
+    "quantize": (lambda: recipes.quantized(8), 1.25),
+    "generate": (lambda: recipes.generated(chunk=4096), 1.25),
+}
+"""By name: what is bound how, and how much longer a step may take."""
+
+
+def bound(name: str, recipe: str) -> tuple[Family, tuple[torch.Tensor, ...]]:
+    """Return a network as a family of one member with bound weights, and inputs for it."""
+    torch.manual_seed(0)
+    model, inputs = NETWORKS[name](BATCH)
+    return manynet.bind(model, WEIGHTS, RECIPES[recipe][0]()), inputs
+
+
+def stepper(
+    network: nn.Module, weights: nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> Callable[[], None]:
+    """Return a function that runs one training step."""
+    optimizer = torch.optim.SGD(weights.parameters(), lr=1e-5, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        get = network if isinstance(network, Family) else None
+        member = network if get is None else get.at({})
+        member(*inputs).float().square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(name: str, recipe: str) -> dict[str, object]:
+    family, inputs = bound(name, recipe)
+    plain = copy.deepcopy(family.extract({}))
+    outputs = family.eval().at({})(*inputs)
+    assert torch.allclose(outputs, plain.eval()(*inputs), atol=1e-5), (name, recipe)
+    with torch.inference_mode():
+        member = family.at({})
+        forward = ratio(lambda: member(*inputs), lambda: plain(*inputs), rounds=11, least_ms=1)
+    step = ratio(
+        stepper(family.train(), family, inputs), stepper(plain.train(), plain, inputs),
+        rounds=11, least_ms=1,
+    )  # fmt: skip
+    sides = {side: peak(name, recipe, side) for side in ("bound", "plain")}
+    memory = sides["bound"] / sides["plain"]
+    print(f"{recipe:9} {name:9} step {step}  eval {forward}  memory {memory:.3f}", flush=True)
+    return {"step": step, "eval": forward, "memory": memory, "limit": RECIPES[recipe][1]}
+
+
+def peak(name: str, recipe: str, side: str) -> float:
+    """Return the MiB that a process holds at most while it takes ten steps, beyond its start."""
+    command = [sys.executable, __file__, "--peak", name, recipe, side]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def _peak(name: str, recipe: str, side: str) -> None:
+    NETWORKS[name](1)  # what it imports counts for neither side
+    before = held_mib()
+    if side == "bound":
+        family, inputs = bound(name, recipe)
+        step = stepper(family.train(), family, inputs)
+    else:
+        plain, inputs = NETWORKS[name](BATCH)
+        step = stepper(plain.train(), plain, inputs)
+    forget_peak()  # that of making them
+    for _ in range(10):
+        step()
+    print(peak_mib() - before)
+
+
+def main() -> None:
+    _measure.prepare()
+    if sys.argv[1:2] == ["--peak"]:
+        _peak(*sys.argv[2:])
+        return
+    stored = Path(__file__).parent / "results" / "bindings.json"
+    results = json.loads(stored.read_text())["results"] if stored.is_file() else {}
+    for recipe in sys.argv[1:] or RECIPES:
+        for name in NAMES:
+            results[f"{recipe} {name}"] = measure(name, recipe)
+            _measure.write("bindings", results)
+
+
+if __name__ == "__main__":
+    main()
