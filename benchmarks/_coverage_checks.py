@@ -104,7 +104,16 @@ def settle(model: nn.Module) -> nn.Module:
 
 
 def outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
-    return [leaf for leaf in _floats(model(*inputs)) if leaf.is_floating_point()]
+    leaves = [leaf for leaf in _floats(model(*inputs)) if leaf.is_floating_point()]
+    return [part for leaf in leaves for part in _parts(leaf)]
+
+
+def _parts(leaf: Tensor) -> list[Tensor]:
+    """Return a result, and beside it where it is infinite, as what a mask has switched off is."""
+    infinite = leaf.detach().isinf()
+    if not infinite.any():
+        return [leaf]
+    return [leaf.masked_fill(infinite, 0), infinite * leaf.detach().sign()]
 
 
 def distance(left: list[Tensor], right: list[Tensor]) -> float:

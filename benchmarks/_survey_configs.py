@@ -32,6 +32,7 @@ _HEADS = re.compile(
     r"(.*_)?(num_heads|n_heads?|num_.*_heads|.*attention_heads|n_mamba_heads|heads|num_head"
     r"|num_query_groups|num_kv_heads|n_kv_heads|num_attention_heads_per_.*)$"
 )
+_RESIDUAL = ("hidden_size", "d_model", "n_embd", "embed_dim")
 _SHARED = re.compile(r"key_value|kv")
 """Heads that several heads share: few, so that one may be left."""
 _EACH = re.compile(r"(.*_)?(head_dim|headdim|d_head|d_kv|kv_channels|dim_head"
@@ -101,12 +102,14 @@ def shrinks(config: PreTrainedConfig, model: type) -> Iterator[Shrink]:
                     heads.append(size)
                 elif _EACH.fullmatch(name):
                     each.append(size)
-                elif name in {"hidden_size", "d_model", "n_embd", "embed_dim"}:
+                elif name in _RESIDUAL:
                     widths.append(size)
+        each += _derived(inner)
     fewest = math.gcd(*heads) if heads else 1
     by_heads = _power(min(fewest & -fewest, min(heads, default=4) // 4))
     least = min(widths, default=64) / max(1, by_heads)
-    by_each = _power(min(least / 24, min(each, default=64) / 8))
+    shared = math.gcd(*each) if each else 64
+    by_each = _power(min(least / 24, min(each, default=64) / 8, (shared & -shared) / 4))
     found = [
         Shrink(by_heads, by_each, patch=8),
         Shrink(by_heads, by_each),
@@ -117,6 +120,14 @@ def shrinks(config: PreTrainedConfig, model: type) -> Iterator[Shrink]:
     ]
     sections = _sections_of(model)
     yield from (replace(by, sections=sections) for by in dict.fromkeys(found))
+
+
+def _derived(config: PreTrainedConfig) -> list[int]:
+    """Return the size of a head that follows from a width and a number of heads."""
+    width = next((v for n in _RESIDUAL if type(v := getattr(config, n, None)) is int), 0)
+    heads = (getattr(config, n, None) for n in ("num_attention_heads", "num_heads", "n_head"))
+    count = next((v for v in heads if type(v) is int and v), 0)
+    return [width // count] if count and width and width % count == 0 else []
 
 
 def _sections_of(model: type) -> tuple[int, ...]:
@@ -172,6 +183,9 @@ def shrunk(config: PreTrainedConfig, by: Shrink, ids: dict[int, int] | None = No
             given[name] = _rotation(config, value, by)
         elif value is not None and (field.default is not None or _given_always(name, value)):
             given[name] = _value(name, value, by, ids, _depth_of(config))
+    derived = _derived(config)
+    if derived and "head_dim" in {f.name for f in dataclasses.fields(config)} - given.keys():
+        given["head_dim"] = derived[0] // by.each  # where a config leaves it to the code
     if getattr(config, "out_indices", None) is not None:  # of a backbone: no field of it
         given["out_indices"] = _value(
             "out_indices", list(config.out_indices), by, ids, _depth_of(config)

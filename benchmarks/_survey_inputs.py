@@ -59,7 +59,13 @@ def _adjusted(model: nn.Module, config: PreTrainedConfig, given: Named) -> Named
             if places is None or "input_ids" not in given:
                 raise
             given = {**given, "input_ids": places}
+            if "mm_token_type_ids" in given:
+                given["mm_token_type_ids"] = (places == _image_token(config)).long()
     raise ValueError("the text never has the places asked for")
+
+
+def _image_token(config: PreTrainedConfig) -> int:
+    return _number(_find(config, "image_token_id", "image_token_index"), -1)
 
 
 def _places(config: PreTrainedConfig, message: str) -> Tensor | None:
@@ -104,6 +110,7 @@ def _candidates(model: nn.Module, config: PreTrainedConfig) -> Iterator[Named]:
         [*required, *[n for n in makers if n.startswith("pixel_values")]],
         [*required, *[n for n in makers if n in ("input_features", "input_values")]],
         required,
+        [*required, *[n for n in makers if n == "encoder_hidden_states"]],
     ]
     seen = set()
     for wanted in sets:
@@ -180,7 +187,7 @@ def _sounds(config: PreTrainedConfig) -> list[Tensor]:
 
 def _spectra(config: PreTrainedConfig) -> list[Tensor]:
     names = ("num_mel_bins", "n_mels", "input_feat_per_channel", "feature_projection_input_dim",
-             "input_feat_size", "input_dim", "mel_bins")  # fmt: skip
+             "input_feat_size", "input_dim", "mel_bins", "input_size")  # fmt: skip
     mels = _number(_find(config, *names), 80)
     positions = _number(_find(config, "max_source_positions"), 50)
     return [
@@ -213,6 +220,8 @@ def _consistent(config: PreTrainedConfig, given: Named) -> Named:
     for values, grid in _GRIDS.items():
         if values in given and grid in given and given[values].dim() != 2:
             del given[grid]
+    if not {"image_grid_thw", "video_grid_thw"} & given.keys():
+        given.pop("mm_token_type_ids", None)
     if "feature_attention_mask" in given and "input_features" in given:
         given["feature_attention_mask"] = torch.ones(
             BATCH, given["input_features"].shape[-1]
@@ -256,6 +265,7 @@ _MAKERS: dict[str, _Maker] = {
     "pixel_values_videos": _videos,
     "image_grid_thw": lambda _: [_GRID],
     "video_grid_thw": lambda _: [_GRID],
+    "mm_token_type_ids": lambda _: [torch.zeros_like(_ids())],
     "grid_thw": lambda _: [_GRID],
     "merge_sizes": lambda _: [torch.ones(BATCH, dtype=torch.long)],
     "hidden_states": _states,

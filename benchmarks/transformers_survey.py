@@ -30,7 +30,7 @@ import _measure
 from _survey_page import write_page
 
 RESULTS = Path(__file__).parent / "results" / "transformers_survey.json"
-TIMEOUT_S = 180
+TIMEOUT_S = 300
 MEMORY_BYTES = 6 << 30
 LARGEST = 60_000_000
 """Parameters of the largest model that is tried."""

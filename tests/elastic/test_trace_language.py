@@ -117,6 +117,52 @@ def test_the_number_of_queries_for_the_one_head_of_keys_is_followed(verify: Veri
     torch.testing.assert_close(exported(*inputs), member(*inputs))
 
 
+def biased_attention(self: Any, x: Tensor) -> Tensor:
+    query, key, value = (
+        layer(x).view(*x.shape[:2], -1, 3).transpose(1, 2)
+        for layer in (self.query, self.key, self.value)
+    )
+    bias = self.bias(x[:, :, None] - x[:, None]).permute(0, 3, 1, 2)
+    read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return self.last(read.transpose(1, 2).flatten(2))
+
+
+def test_a_bias_of_attention_has_its_heads(verify: Verify) -> None:
+    net = Net(
+        biased_attention,
+        **{name: nn.Linear(6, 12) for name in ("query", "key", "value")},
+        bias=nn.Linear(6, 4),
+        last=nn.Linear(12, 3),
+    )
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert trace.tensors["bias.weight"][0] == trace.tensors["query.weight"][0][:1]
+
+
+class GatedQueries(SharedKeys):
+    """The same with a gate beside each head's query, in one projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(6, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the heads read, gated."""
+        query, gate = self.q_proj(x).view(*x.shape[:2], -1, 2 * self.head_dim).chunk(2, -1)
+        query = query.transpose(1, 2)
+        key, value = (
+            layer(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+            for layer in (self.k_proj, self.v_proj)
+        )
+        read = torch.softmax(query @ key.transpose(2, 3), -1) @ value
+        return self.o_proj((read.transpose(1, 2) * gate.sigmoid()).flatten(2))
+
+
+def test_gated_queries_for_the_one_head_of_keys_are_counted(verify: Verify) -> None:
+    trace = verify(nn.Sequential(GatedQueries(), nn.Linear(6, 3)), (torch.randn(SEQUENCE),))
+    followed = {a.name: dim[0].size for a, dim in trace.attributes.items()}
+    assert followed["num_key_value_groups"] == 4
+
+
 def changed_in_place(self: Any, x: Tensor) -> Tensor:
     return self.last(self.first(x).abs_().sqrt_())
 

@@ -6,6 +6,7 @@ looks at. The weights of the projections say what such a number follows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from torch import nn
@@ -29,15 +30,17 @@ def heads_of(module: nn.Module, record: Record) -> dict[str, Extent]:
     """
     wanted = (_GROUPS | _HEADS | _SHARED) & vars(module).keys()
     rows = list(_rows(module, record)) if wanted else []
-    for queries in rows:
-        for keys in rows:
-            shared = _leading(queries, keys)
-            if shared is not None:
-                groups = queries[len(shared) : len(queries) - len(keys) + len(shared)]
-                found = {n: groups for n in wanted if n in _GROUPS}
-                found |= {n: (*shared, *groups) for n in wanted if n in _HEADS}
-                found |= {n: shared for n in wanted if n in _SHARED}
-                return {n: dim for n, dim in found.items() if size_of(dim) == vars(module)[n]}
+    for queries, keys in itertools.product(rows, rows):
+        shared = _leading(queries, keys)
+        if shared is None:
+            continue
+        groups = queries[len(shared) : len(queries) - len(keys) + len(shared)]
+        found = {n: groups for n in wanted if n in _GROUPS}
+        found |= {n: (*shared, *groups) for n in wanted if n in _HEADS}
+        found |= {n: shared for n in wanted if n in _SHARED}
+        fits = {n: dim for n, dim in found.items() if size_of(dim) == vars(module)[n]}
+        if fits:
+            return fits
     return {}
 
 
@@ -45,7 +48,13 @@ def _rows(module: nn.Module, record: Record) -> Iterator[tuple[Node, ...]]:
     for child in module.children():
         weight = child._parameters.get("weight")
         if weight is not None and weight.dim() == 2 and record.knows(weight):
-            yield flatten(record.dims(weight)[0])
+            rows = flatten(record.dims(weight)[0])
+            yield rows
+            for part in rows[-1].parts or () if rows else ():  # a query and its gate, as a sum
+                yield (*rows[:-1], *flatten(part))
+            for index, node in enumerate(rows[1:-1], 1):  # or as a fixed two of them in each head
+                if node.reason is not None:
+                    yield (*rows[:index], *rows[index + 1 :])
 
 
 def _leading(queries: Extent, keys: Extent) -> Extent | None:

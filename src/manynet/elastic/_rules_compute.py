@@ -207,6 +207,13 @@ def _attention(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
             unify(own, (*shared, *extent(size_of(own) // size_of(shared))))
         else:
             unify(own, shared)
+    mask = kwargs.get("attn_mask", kwargs.get("attn_bias", argument(args, 3)))
+    if isinstance(mask, torch.Tensor):
+        for own, scores in zip(
+            reversed(record.dims(mask)), reversed([*query[:-1], key[-2]]), strict=False
+        ):
+            if own and size_of(own) == size_of(scores):
+                unify(own, scores)
     output = result if isinstance(result, torch.Tensor) else result[0]
     record.put(output, [*query[:-1], value[-1]])
 
