@@ -124,8 +124,8 @@ def shrinks(config: PreTrainedConfig, model: type) -> Iterator[Shrink]:
 
 def _derived(config: PreTrainedConfig) -> list[int]:
     """Return the size of a head that follows from a width and a number of heads."""
-    width = next((v for n in _RESIDUAL if type(v := getattr(config, n, None)) is int), 0)
-    heads = (getattr(config, n, None) for n in ("num_attention_heads", "num_heads", "n_head"))
+    width = next((v for n in _RESIDUAL if type(v := _get(config, n)) is int), 0)
+    heads = (_get(config, n) for n in ("num_attention_heads", "num_heads", "n_head"))
     count = next((v for v in heads if type(v) is int and v), 0)
     return [width // count] if count and width and width % count == 0 else []
 
@@ -174,7 +174,7 @@ def shrunk(config: PreTrainedConfig, by: Shrink, ids: dict[int, int] | None = No
         name = field.name
         if name.startswith("_"):
             continue
-        value = getattr(config, name, None)
+        value = _get(config, name)
         if value is None and name in _MISSING:
             given[name] = _MISSING[name]
         elif isinstance(value, PreTrainedConfig):
@@ -203,6 +203,14 @@ def _given_always(name: str, value: object) -> bool:
     sizes = isinstance(value, list | tuple) and bool(_sizes(value))
     known = (_ID, _WIDTH, _HEADS, _DEPTH) if sizes else (_ID,)
     return isinstance(value, str | dict) or any(names.fullmatch(name) for names in known)
+
+
+def _get(config: PreTrainedConfig, name: str) -> Any:
+    """Return an attribute; None where there is none, or one for each layer instead."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # of a type of its own: there are several values
+        return vars(config).get(name)
 
 
 def _depth_of(config: PreTrainedConfig) -> int:
@@ -288,7 +296,7 @@ def _rotation(config: PreTrainedConfig, value: dict[str, Any], by: Shrink) -> di
     if not sections or value.get("rope_type", "default") != "default":
         return value
     heads = getattr(config, "num_attention_heads", 1)
-    head = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads
+    head = _get(config, "head_dim") or getattr(config, "hidden_size", 0) // heads
     half = int(head * value.get("partial_rotary_factor", 1.0)) // by.each // 2
     smaller = [max(1, half * size // sum(sections)) for size in sections]
     smaller[0] += half - sum(smaller)
