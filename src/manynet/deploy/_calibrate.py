@@ -122,8 +122,8 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     if values.device.type != "cpu" or values.dim() < 3 or values.dtype != torch.float32:
         wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
         dims = [0, *range(2, values.dim())]
-        variance, mean = torch.var_mean(wide, dims, correction=0)
-        return mean, variance
+        of_wide = torch.var_mean(wide, dims, correction=0)
+        return of_wide[1], of_wide[0]
     size = values.numel() // values.shape[1]
     sums, squares = _sums(values.numpy())
     mean = sums / size
