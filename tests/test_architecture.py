@@ -18,7 +18,7 @@ LEVELS = (
     {"space"},
     {"family", "bindings"},
     {"elastic", "models", "layers", "graphs"},
-    {"cost", "train", "search", "deploy", "federate"},
+    {"cost", "train", "search", "deploy", "federate", "fit"},
     {"report"},
     {"systems"},
     {"run", "config"},
@@ -37,6 +37,7 @@ PARTS = {
     "_gaps": "family",
     "_guard": "family",
     "_member": "family",
+    "_settle": "family",
     "_skeleton": "family",
     "_terminal": "cli",
 }

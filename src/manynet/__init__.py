@@ -25,6 +25,7 @@ from manynet._version import __version__
 if TYPE_CHECKING:
     from manynet import errors
     from manynet._apply import bind
+    from manynet._settle import settle
     from manynet.bindings import Binding
     from manynet.cost import (
         Cost,
@@ -153,6 +154,7 @@ __all__ = [
     "run",
     "run_config",
     "search",
+    "settle",
     "token_latency",
     "token_loss",
     "train",
@@ -162,6 +164,7 @@ __all__ = [
 
 _ROOMS = {
     "_apply": ("bind",),
+    "_settle": ("settle",),
     "bindings": ("Binding",),
     "cost": (
         "Cost",

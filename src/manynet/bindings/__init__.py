@@ -9,6 +9,7 @@ from manynet.bindings.compand import Compand as Compand
 from manynet.bindings.generate import Generate as Generate
 from manynet.bindings.kernel import KernelTransform as KernelTransform
 from manynet.bindings.kinds import register as register
+from manynet.bindings.low_rank import LowRank as LowRank
 from manynet.bindings.mask import Mask as Mask
 from manynet.bindings.mask import TopK as TopK
 from manynet.bindings.mix import Mix as Mix
@@ -46,6 +47,7 @@ __all__ = [
     "Generate",
     "Integers",
     "KernelTransform",
+    "LowRank",
     "Mask",
     "Mix",
     "Operation",

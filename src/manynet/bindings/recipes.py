@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manynet.bindings.compand import Compand, expand
+from manynet.bindings.dictionary import dictionary, low_rank
 from manynet.bindings.forms import quantized
 from manynet.bindings.generate import Generate
 from manynet.bindings.mask import Mask, TopK
@@ -24,7 +25,9 @@ from manynet.space import Choice
 __all__ = [
     "Recipe",
     "companded",
+    "dictionary",
     "generated",
+    "low_rank",
     "masked",
     "mixed",
     "quantized",

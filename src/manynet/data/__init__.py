@@ -15,6 +15,7 @@ Example:
 
 from manynet.data._augment import crop_and_flip
 from manynet.data._batches import Batch, Inputs, batches, collate_batches, taker, to_device
+from manynet.data._characters import Characters
 from manynet.data._data import Data, Images, Samples
 from manynet.data._load import load_data
 from manynet.data._local import local_data
@@ -25,6 +26,7 @@ from manynet.data._user import load_function
 __all__ = [
     "IGNORED",
     "Batch",
+    "Characters",
     "Data",
     "Images",
     "Inputs",

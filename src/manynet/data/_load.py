@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, random_split
 
 from manynet.data._batches import batches
+from manynet.data._characters import Characters, shakespeare
 from manynet.data._cifar10 import cifar10
 from manynet.data._data import Data, Samples
 from manynet.data._digits import digits
@@ -23,7 +25,7 @@ from manynet.errors import InputError, did_you_mean
 
 __all__ = ["load_data"]
 
-BUILT_IN = ("digits", "cifar10")
+BUILT_IN = ("digits", "cifar10", "shakespeare")
 
 
 def load_data(
@@ -44,6 +46,7 @@ def load_data(
     |---|---|
     | `digits` | scikit-learn's handwritten digits, 8 by 8, offline |
     | `cifar10` | a local copy if there is one (see `origin`), else downloaded |
+    | `shakespeare` | a million characters of plays, a local copy (see `folder`), as characters |
     | a folder | images in one sub-folder a class, or parquet files |
     | a `.parquet` file | images and labels, or numbers and labels |
     | `hf:NAME` | a data set of the Hugging Face hub |
@@ -61,14 +64,14 @@ def load_data(
 
     Args:
         name: one of the above.
-        folder: where `cifar10` is looked for first, and kept.
+        folder: where `cifar10` and `shakespeare` are looked for first, and the former kept.
         validation: share of the training samples held out where there is no validation split, and
             likewise of all samples where there is no test split.
         image_size: side in pixels; by default the images' own if they agree, else 224.
         seed: decides which samples are held out for validation, never those for the test.
         limit: at most so many samples for training and validation together.
         length: of text: tokens in a sequence.
-        tokenizer: of text: the model's, see `manynet.models.tokenizer_of`.
+        tokenizer: of text: the model's, see `manynet.models.tokenizer_of`, or `Characters`.
         task: of text: `"causal"` or `"masked"`.
 
     Raises:
@@ -88,14 +91,18 @@ def load_data(
         return cifar10(Path(folder) if folder is not None else None, options)
     if options.name.startswith("hf:"):
         return hugging_face(options.name.removeprefix("hf:"), options)
-    if options.name.startswith("text:"):
-        return _text(options, TextOptions(tokenizer, length, task))
+    if options.name == "shakespeare" or options.name.startswith("text:"):
+        return _text(options, TextOptions(tokenizer, length, task), folder)
     if ".py:" in options.name:
         return _from_function(options)
     return _from_path(Path(options.name).expanduser(), options)
 
 
-def _text(options: Options, how: TextOptions) -> Data:
+def _text(options: Options, how: TextOptions, folder: Path | str | None) -> Data:
+    if options.name == "shakespeare":
+        file = shakespeare(Path(folder) if folder is not None else None)
+        known = Characters(file.read_text(encoding="utf-8"))
+        return text_data(str(file), options, replace(how, tokenizer=known))
     if how.tokenizer is None:
         raise InputError(
             f"data {options.name!r} is text and needs the tokenizer of a language model: name one, "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from manynet.errors import InputError, did_you_mean
 from manynet.family import Family
 
-__all__ = ["MakeOptimizer", "ParameterGroup", "make_optimizer", "parameter_groups"]
+__all__ = ["MakeOptimizer", "ParameterGroup", "make_optimizer", "parameter_groups", "sparing"]
 
 ParameterGroup = dict[str, object]
 
@@ -44,6 +46,48 @@ def _is_vector(parameter: nn.Parameter) -> bool:
     if parameter.ndim == 2:
         return False
     return parameter.ndim < 2 or parameter.numel() == max(parameter.shape)
+
+
+def sparing(family: Family, patterns: Sequence[str], make: MakeOptimizer = AdamW) -> MakeOptimizer:
+    """Return an optimizer for `train` that lets what the patterns name not decay, whatever it is.
+
+    Args:
+        family: which is to be trained.
+        patterns: of the names of shared parameters, such as `"*.coefficients"`.
+        make: makes the optimizer of the parameter groups.
+
+    Raises:
+        InputError: a pattern matches nothing.
+
+    Example:
+        >>> import manynet, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Linear(16, 2))
+        >>> family = manynet.elastic(model, (torch.zeros(1, 4),), width=(0.5, 1.0))
+        >>> made = sparing(family, ["1.*"])(parameter_groups(family, 0.1))
+        >>> [(len(group["params"]), group["weight_decay"]) for group in made.param_groups]
+        [(1, 0.1), (3, 0.0)]
+    """
+    spared = set()
+    for pattern in patterns:
+        found = {id(p) for n, p in family.named_parameters() if fnmatch.fnmatchcase(n, pattern)}
+        if not found:
+            raise InputError(f"no shared parameter matches {pattern!r}; see named_parameters()")
+        spared |= found
+
+    def made(groups: Sequence[ParameterGroup]) -> Optimizer:
+        kept, rest = [], []
+        for group in groups:
+            params = [p for p in cast("list[nn.Parameter]", group["params"]) if id(p) not in spared]
+            rest += [p for p in cast("list[nn.Parameter]", group["params"]) if id(p) in spared]
+            kept.append({**group, "params": params})
+        free = next((group for group in kept if group["weight_decay"] == 0.0), None)
+        if free is None:
+            kept.append({"params": rest, "weight_decay": 0.0})
+        else:
+            free["params"] = [*cast("list[nn.Parameter]", free["params"]), *rest]
+        return make([group for group in kept if group["params"]])
+
+    return made
 
 
 def make_optimizer(
