@@ -21,7 +21,7 @@ def network(depth: int = 6, width: int = 24) -> nn.Module:
 
 def test_a_dictionary_starts_with_the_spread_of_fresh_weights_and_distinct_layers() -> None:
     model = network()
-    spread = float(torch.cat([m.weight.flatten() for m in model]).std())  # type: ignore[operator]
+    spread = float(torch.cat([m.weight.detach().flatten() for m in model]).std())  # type: ignore[operator]
     member = mn.bind(model, "*.weight", dictionary(2)).extract({})
     weights = torch.stack([m.weight.detach().flatten() for m in member.children()])  # type: ignore[operator]
     assert float(weights.std()) == pytest.approx(spread, rel=0.25)
@@ -39,7 +39,7 @@ def test_all_of_it_learns() -> None:
 
 def test_low_rank_starts_with_the_spread_of_fresh_weights() -> None:
     model = network(2, 64)
-    spread = float(model[0].weight.std())  # type: ignore[index,union-attr,operator]
+    spread = float(model[0].weight.detach().std())  # type: ignore[index,union-attr,operator]
     member = mn.bind(model, "*.weight", low_rank(8)).extract({})
     weight = member[0].weight.detach()  # type: ignore[index]
     assert torch.linalg.matrix_rank(weight) == 8

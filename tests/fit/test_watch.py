@@ -53,9 +53,7 @@ def test_the_drift_is_that_of_the_averaged_outputs_through_norm_and_head(model: 
         x = block(x)
         mean = x.flatten(0, 1).mean(0)
         guesses.append(model.head(model.norm(mean)).detach().double().log_softmax(-1))
-    expected = [
-        float((a.exp() * (a - b)).sum()) for a, b in itertools.pairwise(guesses)
-    ]
+    expected = [float((a.exp() * (a - b)).sum()) for a, b in itertools.pairwise(guesses)]
     found = drift(model, TOKENS, batch_size=2)
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-7)
     assert not any(block._forward_hooks for block in model.blocks)

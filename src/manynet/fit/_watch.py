@@ -126,10 +126,7 @@ def drift(model: nn.Module, data: Any, *, batch_size: int = 8) -> list[float]:
         raise InputError(f"the {len(blocks)} blocks return widths {widths}; they should return one")
     means = torch.stack([sums[n][:-1] / sums[n][-1] for n in range(len(blocks))])
     guesses = _finished(model, blocks[-1], means, data).double().log_softmax(-1)
-    return [
-        float((one.exp() * (one - other)).sum())
-        for one, other in itertools.pairwise(guesses)
-    ]
+    return [float((one.exp() * (one - other)).sum()) for one, other in itertools.pairwise(guesses)]
 
 
 def _adder(sums: dict[int, Tensor], number: int) -> Callable[..., None]:
