@@ -31,7 +31,7 @@ class Curve:
         order = np.lexsort((self.errors, self.costs))
         kept: list[int] = []
         for point in order[self._falls(order)].tolist():
-            while len(kept) > 1 and self._slope(kept[-2], kept[-1]) <= self._slope(kept[-2], point):
+            while len(kept) > 1 and self._slope(kept[-2], kept[-1]) < self._slope(kept[-2], point):
                 kept.pop()
             kept.append(point)
         return kept
