@@ -46,12 +46,14 @@ NEIGHBORS = {
     ("family", "bindings"),  # a member is bound to the family's weights
     ("models", "elastic"),  # a ready family is an elastic model
     ("cost", "deploy"),  # latency through ONNX Runtime is that of the exported file
+    ("federate", "train"),  # a client trains its member
     ("run", "config"),  # a run follows its config
 }
 # Only files and functions that need them import these: see `test_import_stays_light`.
 HEAVY = {
     "accelerate",
     "datasets",
+    "flwr",
     "matplotlib",
     "onnx",
     "onnxruntime",

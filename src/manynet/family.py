@@ -191,6 +191,37 @@ class Family:
                 _copy_replaced_buffers(member, module)
         return module
 
+    def parts(self, arch: Mapping[str, Value] | HasArch) -> dict[str, Part]:
+        """Return which part of a shared tensor each tensor of the member of `arch` is.
+
+        The names are the member's own, as in its `state_dict`; one that has several has one here.
+
+        Raises:
+            InputError: `arch` names an unknown choice or value, or a tensor of the member is
+                computed from shared ones and so is no part of them.
+        """
+        arch = self._arch(arch)
+        sizes, dropped = self._sizes(arch), self._dropped(arch)
+        absent = self._absent(dropped)
+        read: dict[int, Part] = {}
+        marks: dict[str, Tensor] = {}
+        for name in self._skeleton.names.values():
+            if name in absent:
+                continue
+            binding = self.blueprint.bindings.get(name)
+            whole = Part(name, (slice(None),) * self._skeleton.tensors[name].dim())
+            reading = whole if binding is None else binding.at(arch, sizes)
+            if isinstance(reading, Computed):
+                raise InputError(
+                    f"{name} is computed from {', '.join(reading.sources)} and is no part of a "
+                    "shared tensor; such weights cannot be put back"
+                )
+            marks[name] = torch.empty(0)
+            read[id(marks[name])] = reading
+        module, _ = self._build(dropped, sizes, marks)
+        own = [*module.named_parameters(), *module.named_buffers()]
+        return {name: read[id(tensor)] for name, tensor in own}
+
     def _arch(self, arch: Mapping[str, Value] | HasArch) -> Arch:
         return self.space.arch(arch if isinstance(arch, Mapping) else arch.arch)
 

@@ -1,0 +1,66 @@
+"""`fit`: what a client, or the server on data of its own, does with a plain network."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from manynet.data import Data
+from manynet.errors import InputError
+from manynet.family import Blueprint, Family
+from manynet.space import Space
+from manynet.train import Task, TrainData, train
+
+__all__ = ["Fit", "fit", "samples_in"]
+
+
+class Fit(Protocol):
+    """Trains a network on a client's data, in place. Any function of these arguments will do."""
+
+    def __call__(self, network: nn.Module, data: Any, /, *, seed: int) -> object:
+        """Train `network` on `data`; every random number follows from `seed`."""
+
+
+def fit(network: nn.Module, data: TrainData, **options: Any) -> None:
+    """Train a plain network on labels, in place, with `manynet.train`.
+
+    Args:
+        network: any module, such as an extracted member.
+        data: what `manynet.train` takes.
+        **options: of `manynet.train`; by default one epoch of SGD at a constant rate of 0.05.
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Linear(4, 2)
+        >>> data = (torch.randn(64, 4), torch.zeros(64, dtype=torch.long))
+        >>> fit(network, data, epochs=3, batch_size=16)
+        >>> int((network(data[0]).argmax(1) == 0).sum()) > 60
+        True
+    """
+    defaults: dict[str, Any] = {"objective": Task(), "schedule": "constant", "warmup": 0}
+    if not {"epochs", "steps"} & options.keys():
+        defaults["epochs"] = 1
+    if options.get("optimizer", "sgd") == "sgd":
+        defaults["learning_rate"] = 0.05
+    # a family of one: its only member is the network itself
+    alone = Family(network, Space(()), Blueprint({}))
+    train(alone, data, **{**defaults, **options})
+
+
+def samples_in(data: object) -> int:
+    """Return how many samples data hold that `manynet.train` takes.
+
+    Raises:
+        InputError: they do not say.
+    """
+    if isinstance(data, Data):
+        data = data.train
+    if isinstance(data, DataLoader):
+        data = data.dataset
+    if isinstance(data, tuple | list) and data:
+        data = data[0]
+    if not hasattr(data, "__len__"):
+        raise InputError(f"{type(data).__name__} has no length; give data that say how many")
+    return len(data)
