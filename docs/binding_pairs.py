@@ -16,6 +16,7 @@ from manynet.bindings import (
     Binding,
     Compand,
     Generate,
+    Hold,
     Mask,
     Mix,
     Pick,
@@ -65,6 +66,10 @@ def _generate(tensors: Tensors, inner: Binding) -> Binding:
 MAKES: dict[str, tuple[str, Make]] = {
     "slice": ("positions of it", _slice),
     "mask": ("the weight", lambda t, b: Mask(b, TopK(t.parameter(ROWS, COLUMNS), 0.5))),
+    "hold": (
+        "the weight",
+        lambda t, b: Hold(b, t.buffer(torch.arange(ROWS * COLUMNS).view(ROWS, COLUMNS) % 3 > 0)),
+    ),
     "tie": ("the weight", lambda t, b: Tie(b, t.parameter(ROWS, 1))),
     "mix": (
         "an atom",

@@ -36,6 +36,7 @@ PARTS = {
     "_family_file": "family",
     "_gaps": "family",
     "_guard": "family",
+    "_masks": "family",
     "_member": "family",
     "_settle": "family",
     "_skeleton": "family",

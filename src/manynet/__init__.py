@@ -25,6 +25,7 @@ from manynet._version import __version__
 if TYPE_CHECKING:
     from manynet import errors
     from manynet._apply import bind
+    from manynet._masks import hold, masks_of, pack_masks
     from manynet._settle import settle
     from manynet.bindings import Binding
     from manynet.cost import (
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from manynet.train import (
         Distill,
         DistillTokens,
+        Fixed,
         Objective,
         Sampler,
         Sandwich,
@@ -101,6 +103,7 @@ __all__ = [
     "Distill",
     "DistillTokens",
     "Family",
+    "Fixed",
     "Front",
     "Latency",
     "LatencyPredictor",
@@ -138,6 +141,7 @@ __all__ = [
     "export",
     "export_member",
     "fit_latency",
+    "hold",
     "kv_cache_bytes",
     "latency",
     "load",
@@ -146,7 +150,9 @@ __all__ = [
     "load_weights",
     "loss",
     "macs",
+    "masks_of",
     "metric",
+    "pack_masks",
     "parameters",
     "peak_memory",
     "perplexity",
@@ -165,6 +171,7 @@ __all__ = [
 _ROOMS = {
     "_apply": ("bind",),
     "_settle": ("settle",),
+    "_masks": ("hold", "masks_of", "pack_masks"),
     "bindings": ("Binding",),
     "cost": (
         "Cost",
@@ -216,6 +223,7 @@ _ROOMS = {
     "train": (
         "Distill",
         "DistillTokens",
+        "Fixed",
         "Objective",
         "Sampler",
         "Sandwich",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,7 @@ from manynet.bindings.recipes import Recipe
 from manynet.bindings.site import Group, Site
 from manynet.errors import InputError
 from manynet.family import Family
-from manynet.space import Space
+from manynet.space import Choice, Space
 
 __all__ = ["bind"]
 
@@ -39,7 +39,8 @@ def bind(
             through; the new family owns its weights from then on.
         where: which weights: those of all modules of a type; those whose names match a pattern,
             such as `"blocks.*.attn.qkv.weight"`, or one of several; or groups of patterns, each of
-            which is bound on its own.
+            which is bound on its own. A pattern that fits no parameter may name buffers, such as
+            `"*.running_mean"`.
         with_: a recipe of `manynet.bindings.recipes`, or any function that takes a `Group` and
             returns one binding for each of its sites. Sites of different shapes make groups of
             their own.
@@ -64,14 +65,15 @@ def bind(
     family = target if isinstance(target, Family) else _plain(target)
     inputs = example_inputs or family.example_inputs
     largest = family.extract(family.space.largest)
-    values = {name: t.detach() for name, t in largest.named_parameters()}
+    trained = dict(largest.named_parameters())
+    values = {n: t.detach() for n, t in [*trained.items(), *largest.named_buffers()]}
     asked = _groups(largest, values, where)
     groups = asked if together else [part for names in asked for part in _split(names, values)]
     bindings, extra = dict(family.blueprint.bindings), dict(family.extra)
     choices = list(family.space.choices)
     for names in groups:
         group = Group()
-        group.sites = [Site(n, values[n], bindings.get(n), group) for n in names]
+        group.sites = [Site(n, values[n], bindings.get(n), group, n not in trained) for n in names]
         bound = list(with_(group))
         if len(bound) != len(names):
             raise InputError(
@@ -79,7 +81,7 @@ def bind(
             )
         bindings |= dict(zip(names, bound, strict=True))
         extra |= group.extra
-        choices += [choice for choice in group.choices if choice.name not in _names(choices)]
+        choices += [choice for choice in group.choices if _is_new(choice, choices)]
     read = {name for binding in bindings.values() for name in binding.reads}
     known = {**dict(family.shared.named_parameters()), **dict(family.shared.named_buffers())}
     lacking = sorted(read - known.keys() - extra.keys())
@@ -113,8 +115,14 @@ def _plain(model: nn.Module) -> Family:
     return Family(shared, Space(()), Blueprint({}))
 
 
-def _names(choices: Sequence[Any]) -> set[str]:
-    return {choice.name for choice in choices}
+def _is_new(choice: Choice, choices: Sequence[Choice]) -> bool:
+    known = next((one for one in choices if one.name == choice.name), None)
+    if known is not None and known.values != choice.values:
+        raise InputError(
+            f"the choice {choice.name!r} has the values {known.values} already, and this recipe "
+            f"wants {choice.values}; give both the same values, or another name"
+        )
+    return known is None
 
 
 def _groups(model: nn.Module, values: dict[str, Tensor], where: Where) -> list[list[str]]:
@@ -130,9 +138,9 @@ def _groups(model: nn.Module, values: dict[str, Tensor], where: Where) -> list[l
         groups = [[p] if isinstance(p, str) else list(p) for p in patterns]
         if all(isinstance(p, str) for p in patterns):
             groups = [[p for group in groups for p in group]]
-        found = [
-            [n for n in values if any(fnmatch.fnmatchcase(n, p) for p in group)] for group in groups
-        ]
+        own = {name for name, _ in model.named_parameters()}
+        fits = [{n for p in group for n in _fitting(p, values, own)} for group in groups]
+        found = [[name for name in values if name in names] for names in fits]
     for group, asked in zip(found, [where] if len(found) == 1 else where, strict=True):  # type: ignore[arg-type]
         if not group:
             raise InputError(
@@ -140,6 +148,12 @@ def _groups(model: nn.Module, values: dict[str, Tensor], where: Where) -> list[l
                 f"{', '.join(list(values)[:4])}"
             )
     return found
+
+
+def _fitting(pattern: str, values: Mapping[str, Tensor], parameters: set[str]) -> list[str]:
+    """Return the parameters that a pattern names, or else the buffers."""
+    names = [name for name in values if fnmatch.fnmatchcase(name, pattern)]
+    return [name for name in names if name in parameters] or names
 
 
 def _split(names: Sequence[str], values: dict[str, Tensor]) -> Iterator[list[str]]:

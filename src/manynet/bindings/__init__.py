@@ -5,8 +5,12 @@ from manynet.bindings.across import neighbors as neighbors
 from manynet.bindings.axes import Axis as Axis
 from manynet.bindings.axes import Concat as Concat
 from manynet.bindings.axes import Dim as Dim
+from manynet.bindings.bits import Bits as Bits
+from manynet.bindings.bits import exclusive as exclusive
+from manynet.bindings.bits import overlap as overlap
 from manynet.bindings.compand import Compand as Compand
 from manynet.bindings.generate import Generate as Generate
+from manynet.bindings.hold import Hold as Hold
 from manynet.bindings.kernel import KernelTransform as KernelTransform
 from manynet.bindings.kinds import register as register
 from manynet.bindings.low_rank import LowRank as LowRank
@@ -38,6 +42,7 @@ from manynet.bindings.unpack import Unpack as Unpack
 __all__ = [
     "Axis",
     "Binding",
+    "Bits",
     "ByArch",
     "Compand",
     "Computed",
@@ -45,6 +50,7 @@ __all__ = [
     "Dim",
     "Encode",
     "Generate",
+    "Hold",
     "Integers",
     "KernelTransform",
     "LowRank",
@@ -64,7 +70,9 @@ __all__ = [
     "TopK",
     "Unpack",
     "across",
+    "exclusive",
     "neighbors",
+    "overlap",
     "pack",
     "register",
     "superposed",

@@ -114,6 +114,8 @@ class _Compute:
         self.stand_ins = [s.detach().requires_grad_(s.requires_grad) for s in sources]
         self.trained = [n for n, source in enumerate(sources) if source.requires_grad]
         self.graph: Tensor | None = None
+        self.versions: list[int] = []
+        """Of the sources, when the graph was built."""
 
     def value(self) -> Tensor:
         with torch.autocast(self.sources[0].device.type, enabled=False):
@@ -123,7 +125,7 @@ class _Compute:
         self.graph = None
         with torch.set_grad_enabled(track):
             value = self.value()
-        self.graph = value if track and value.requires_grad else None
+        self._keep(value if track and value.requires_grad else None)
         target.copy_(value.detach())
 
     def push(self, leaf: Tensor) -> None:
@@ -146,20 +148,30 @@ class _Compute:
                 if part.source in reached:  # an operand may be read and yet not used
                     self.touched.add(part)
 
-    def gradients(self, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def _keep(self, graph: Tensor | None) -> None:
+        self.graph, self.versions = graph, [source._version for source in self.sources]
+
+    def _built(self) -> Tensor:
+        """Return the value with its graph, built anew only where the last one is gone."""
         if self.graph is None:
             with torch.enable_grad():
-                self.graph = self.value()
+                self._keep(self.value())
+        assert self.graph is not None
+        return self.graph
+
+    def gradients(self, grad: Tensor) -> tuple[Tensor | None, ...]:
+        graph = self._built()
         inputs = [self.stand_ins[n] for n in self.trained]
-        return torch.autograd.grad(self.graph, inputs, grad, retain_graph=True, allow_unused=True)
+        return torch.autograd.grad(graph, inputs, grad, retain_graph=True, allow_unused=True)
 
     def reached(self) -> dict[str, Tensor]:
         """Return which entries of each source a gradient can reach now: those that matter.
 
         A gradient of random numbers is zero where the function's derivative is.
         """
-        with torch.enable_grad():
-            self.graph = value = self.value()
+        if self.graph is not None and self.versions != [s._version for s in self.sources]:
+            self.graph = None
+        value = self._built()
         generator = torch.Generator(value.device).manual_seed(0)
         probe = torch.rand(value.shape, generator=generator, device=value.device, dtype=value.dtype)
         found = zip(self.trained, self.gradients(probe + 0.5), strict=True)

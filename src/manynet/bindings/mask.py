@@ -37,7 +37,8 @@ class TopK(Operation, kind="top_k"):
     """One for the largest scores by magnitude, zero for the others.
 
     The gradient passes straight through: a score gets that of its entry, times its sign, entries
-    that are zero too. Of `n` scores, the `int((1 - density) * n)` smallest give zero.
+    that are zero too. Of `n` scores, the `int((1 - density) * n)` smallest give zero, where the
+    product is rounded first: (1 - 0.9) * 10 is one, and not 0.99…; of equal ones the first.
 
     Args:
         scores: any numbers, one an entry.
@@ -52,7 +53,16 @@ class TopK(Operation, kind="top_k"):
     def value(self, arch: Arch, scores: Tensor) -> Tensor:
         """Return the mask, in the type of the scores."""
         size = scores.abs()
-        zeros = int((1 - float(setting(self.density, arch))) * scores.numel())
-        lowest = size.detach().flatten().argsort()[:zeros]
-        hard = torch.ones_like(size).flatten().index_fill(0, lowest, 0.0).view_as(size)
-        return hard.detach() + (size - size.detach())
+        share = float(setting(self.density, arch))
+        hard = _all_but_smallest(size.detach(), int(round((1 - share) * scores.numel(), 6)))
+        return hard.to(size.dtype) + (size - size.detach())
+
+
+def _all_but_smallest(size: Tensor, count: int) -> Tensor:
+    """Return which entries are not among the `count` smallest, without sorting and waiting."""
+    if not count:
+        return torch.ones_like(size, dtype=torch.bool)
+    last = size.flatten().kthvalue(count).values
+    below, equal = size < last, size == last
+    rank = equal.flatten().cumsum(0, dtype=torch.int32).view_as(size)
+    return ~(below | (equal & (rank <= count - below.sum())))

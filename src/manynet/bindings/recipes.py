@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from manynet.bindings.bits import Bits, pack_bits
 from manynet.bindings.compand import Compand, expand
 from manynet.bindings.dictionary import dictionary, low_rank
 from manynet.bindings.forms import quantized
 from manynet.bindings.generate import Generate
+from manynet.bindings.hold import Hold
 from manynet.bindings.mask import Mask, TopK
 from manynet.bindings.mix import Mix
 from manynet.bindings.protocol import Binding
@@ -20,7 +22,7 @@ from manynet.bindings.shard import Shard, draw_index
 from manynet.bindings.site import Group, Site
 from manynet.bindings.tie import Tie
 from manynet.errors import InputError
-from manynet.space import Choice
+from manynet.space import Choice, Value
 
 __all__ = [
     "Recipe",
@@ -31,6 +33,7 @@ __all__ = [
     "masked",
     "mixed",
     "quantized",
+    "separated",
     "sharded",
     "tied",
 ]
@@ -39,10 +42,18 @@ Recipe = Callable[[Group], Sequence[Binding]]
 """Makes the bindings of a group, one a site."""
 
 
-def masked(density: float = 0.5, *, tasks: int | None = None, seed: int = 0) -> Recipe:
+def masked(
+    density: float = 0.5, *, tasks: int | None = None, seed: int = 0, hold: bool = False
+) -> Recipe:
     """Keep the entries of the largest learned scores; with `tasks`, a mask for each, `task`.
 
     The scores start as the weights' sizes where there is one mask, else at random.
+
+    Args:
+        density: the share of entries that are kept.
+        tasks: how many masks; None for one without a choice.
+        seed: of the random scores, which are uniform up to one over the root of the fan-in.
+        hold: let `manynet.hold` keep what some masks use from training.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,17 +61,51 @@ def masked(density: float = 0.5, *, tasks: int | None = None, seed: int = 0) -> 
         if number is None:
             value = site.tensor.abs()
         else:
-            value = torch.randn(site.tensor.shape, generator=generator).to(site.tensor)
+            drawn = torch.rand(site.tensor.shape, generator=generator) * 2 - 1
+            value = drawn.to(site.tensor) * max(site.tensor[0].numel(), 1) ** -0.5
         role = "scores" if number is None else f"scores{number}"
         return TopK(site.parameter(role, value, alike=True), density)
 
+    def weight(site: Site) -> Binding:
+        if not hold:
+            return site.weight
+        free = site.buffer("free", pack_bits(torch.ones_like(site.tensor)))
+        return Hold(site.weight, site.reads(Bits(free, tuple(site.tensor.shape))))
+
     def apply(group: Group) -> list[Binding]:
         if tasks is None:
-            return [Mask(site.weight, scores(site, None)) for site in group.sites]
+            return [Mask(weight(site), scores(site, None)) for site in group.sites]
         numbers = tuple(range(tasks))
         group.choice(Choice("task", numbers))
         return [
-            Mask(site.weight, Route("task", numbers, tuple(scores(site, n) for n in numbers)))
+            Mask(weight(site), Route("task", numbers, tuple(scores(site, n) for n in numbers)))
+            for site in group.sites
+        ]
+
+    return apply
+
+
+def separated(choice: str, values: Sequence[Value]) -> Recipe:
+    """Give each value of a `choice` a tensor of its own, all equal at first.
+
+    Heads of tasks, statistics of norms (`"*.running_*"`), or whole networks that share nothing.
+
+    Example:
+        >>> from manynet import bind
+        >>> family = bind(torch.nn.BatchNorm1d(3), "running_*", separated("task", (0, 1)))
+        >>> _ = family.train().at({"task": 1})(torch.rand(4, 3) + 5)
+        >>> family.extract({"task": 0}).running_mean
+        tensor([0., 0., 0.])
+    """
+
+    def own(site: Site, value: Value) -> Binding:
+        make = site.buffer if site.is_buffer else site.parameter
+        return make(f"{choice}-{value}", site.tensor, alike=True)
+
+    def apply(group: Group) -> list[Binding]:
+        group.choice(Choice(choice, tuple(values)))
+        return [
+            Route(choice, tuple(values), tuple(own(site, value) for value in values))
             for site in group.sites
         ]
 

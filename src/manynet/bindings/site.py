@@ -24,12 +24,14 @@ class Site:
         tensor: its value in the largest member.
         binding: how members read it so far; None for whole.
         group: what it belongs to.
+        is_buffer: whether it is one that no optimizer moves, such as a norm's statistics.
     """
 
     name: str
     tensor: Tensor
     binding: Binding | None
     group: Group = field(repr=False)
+    is_buffer: bool = False
 
     @property
     def weight(self) -> Binding:

@@ -20,6 +20,7 @@ from manynet.data._data import Data, Images, Samples
 from manynet.data._load import load_data
 from manynet.data._local import local_data
 from manynet.data._pairs import sentence_pairs
+from manynet.data._permute import permuted
 from manynet.data._text import IGNORED, LabeledTexts, MaskedTokens, TextData, Tokenizer
 from manynet.data._user import load_function
 
@@ -41,6 +42,7 @@ __all__ = [
     "load_data",
     "load_function",
     "local_data",
+    "permuted",
     "sentence_pairs",
     "taker",
     "to_device",

@@ -17,6 +17,7 @@ from manynet.data._cifar10 import cifar10
 from manynet.data._data import Data, Samples
 from manynet.data._digits import digits
 from manynet.data._folder import image_folder
+from manynet.data._mnist import mnist10k
 from manynet.data._split import Options, check_finite, check_labels
 from manynet.data._table import hugging_face, parquet
 from manynet.data._text import TextOptions, text_data
@@ -25,7 +26,8 @@ from manynet.errors import InputError, did_you_mean
 
 __all__ = ["load_data"]
 
-BUILT_IN = ("digits", "cifar10", "shakespeare")
+_IN_FILES = {"cifar10": cifar10, "mnist10k": mnist10k}
+BUILT_IN = ("digits", *_IN_FILES, "shakespeare")
 
 
 def load_data(
@@ -47,6 +49,7 @@ def load_data(
     | `digits` | scikit-learn's handwritten digits, 8 by 8, offline |
     | `cifar10` | a local copy if there is one (see `origin`), else downloaded |
     | `shakespeare` | a million characters of plays, a local copy (see `folder`), as characters |
+    | `mnist10k` | MNIST's 10,000 test images, split anew; found like `cifar10` |
     | a folder | images in one sub-folder a class, or parquet files |
     | a `.parquet` file | images and labels, or numbers and labels |
     | `hf:NAME` | a data set of the Hugging Face hub |
@@ -64,7 +67,8 @@ def load_data(
 
     Args:
         name: one of the above.
-        folder: where `cifar10` and `shakespeare` are looked for first, and the former kept.
+        folder: where `cifar10`, `mnist10k` and `shakespeare` are looked for first, and the first
+            two kept.
         validation: share of the training samples held out where there is no validation split, and
             likewise of all samples where there is no test split.
         image_size: side in pixels; by default the images' own if they agree, else 224.
@@ -87,8 +91,8 @@ def load_data(
     _check(options)
     if options.name == "digits":
         return digits(options)
-    if options.name == "cifar10":
-        return cifar10(Path(folder) if folder is not None else None, options)
+    if options.name in _IN_FILES:
+        return _IN_FILES[options.name](Path(folder) if folder is not None else None, options)
     if options.name.startswith("hf:"):
         return hugging_face(options.name.removeprefix("hf:"), options)
     if options.name == "shakespeare" or options.name.startswith("text:"):

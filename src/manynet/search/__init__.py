@@ -7,6 +7,8 @@ from manynet.search._loop import Progress as Progress
 from manynet.search._loop import search as search
 from manynet.search._named import make_strategy as make_strategy
 from manynet.search.coarse_to_fine import CoarseToFine as CoarseToFine
+from manynet.search.forgetting import average_accuracy as average_accuracy
+from manynet.search.forgetting import forgetting as forgetting
 from manynet.search.front import Front as Front
 from manynet.search.front import Record as Record
 from manynet.search.genetic import Genetic as Genetic
@@ -14,6 +16,8 @@ from manynet.search.metrics import Metric as Metric
 from manynet.search.metrics import accuracy as accuracy
 from manynet.search.metrics import loss as loss
 from manynet.search.metrics import metric as metric
+from manynet.search.neighbors import features_of as features_of
+from manynet.search.neighbors import neighbor_accuracy as neighbor_accuracy
 from manynet.search.nsga2 import NSGA2 as NSGA2
 from manynet.search.perplexity import perplexity as perplexity
 from manynet.search.predictor import QualityPredictor as QualityPredictor
@@ -46,10 +50,14 @@ __all__ = [
     "Strategy",
     "StrategyFactory",
     "accuracy",
+    "average_accuracy",
+    "features_of",
     "fit_quality",
+    "forgetting",
     "loss",
     "make_strategy",
     "metric",
+    "neighbor_accuracy",
     "perplexity",
     "search",
 ]

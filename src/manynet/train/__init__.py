@@ -25,6 +25,7 @@ from manynet.train._loop import Progress, Validate
 from manynet.train._relax import Relaxed, relax
 from manynet.train._source import TrainData
 from manynet.train._summed import step_times, sum_outputs
+from manynet.train.best import Best
 from manynet.train.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from manynet.train.ema import Ema
 from manynet.train.estimators import (
@@ -37,11 +38,13 @@ from manynet.train.estimators import (
 )
 from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
+from manynet.train.only import only
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
 from manynet.train.partial import training_only
 from manynet.train.penalties import Penalty, UniformWeights, moments
-from manynet.train.samplers import Sampler, Sandwich, Staircase, Uniform
+from manynet.train.samplers import Fixed, Sampler, Sandwich, Staircase, Uniform
 from manynet.train.schedules import Schedule, constant, cosine, exponential, linear, warmed_up
+from manynet.train.stage import train_stage
 from manynet.train.step import accumulate
 from manynet.train.tail import DistillTail, last_hidden, showing_hidden_states
 from manynet.train.teacher import TaughtBy
@@ -49,6 +52,7 @@ from manynet.train.tokens import DistillTokens, token_loss
 from manynet.train.trainer import train
 
 __all__ = [
+    "Best",
     "Descent",
     "Dirichlet",
     "Distill",
@@ -56,6 +60,7 @@ __all__ = [
     "DistillTokens",
     "Ema",
     "Estimator",
+    "Fixed",
     "GumbelOneHot",
     "Hardware",
     "Loss",
@@ -91,6 +96,7 @@ __all__ = [
     "logits_of",
     "make_optimizer",
     "moments",
+    "only",
     "parameter_groups",
     "relax",
     "save_checkpoint",
@@ -99,6 +105,7 @@ __all__ = [
     "sum_outputs",
     "token_loss",
     "train",
+    "train_stage",
     "training_only",
     "warmed_up",
 ]

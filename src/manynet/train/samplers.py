@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal, Protocol
@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from manynet.errors import InputError
-from manynet.space import Arch, Space
+from manynet.space import Arch, Space, Value
 
-__all__ = ["Sampler", "Sandwich", "Staircase", "Uniform"]
+__all__ = ["Fixed", "Sampler", "Sandwich", "Staircase", "Uniform"]
 
 By = Literal["arch", "choice"]
 
@@ -25,6 +25,32 @@ class Sampler(Protocol):
 
         A training run can then be repeated, and every process of a parallel one draws the same.
         """
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Draws the same archs in every step: one task at a time, or a few members that matter.
+
+    Args:
+        members: the archs; choices that one leaves out are taken from the largest.
+
+    Example:
+        >>> from manynet.space import Choice, Space
+        >>> space = Space((Choice("task", (0, 1, 2)),))
+        >>> [arch["task"] for arch in Fixed({"task": 1}).archs(space, np.random.default_rng(0))]
+        [1]
+    """
+
+    members: tuple[Mapping[str, Value], ...]
+
+    def __init__(self, *members: Mapping[str, Value]) -> None:
+        if not members:
+            raise InputError("Fixed(): a step needs at least one arch")
+        object.__setattr__(self, "members", members)
+
+    def archs(self, space: Space, rng: np.random.Generator) -> Sequence[Arch]:
+        """Return the archs."""
+        return [space.arch(member) for member in self.members]
 
 
 @dataclass(frozen=True)
