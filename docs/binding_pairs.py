@@ -20,6 +20,7 @@ from manynet.bindings import (
     Mask,
     Mix,
     Pick,
+    Power,
     Quantize,
     Route,
     Shard,
@@ -96,6 +97,7 @@ MAKES: dict[str, tuple[str, Make]] = {
         "the latent numbers",
         lambda t, b: Compand(b, t.parameter(1), t.parameter(1)),
     ),
+    "power": ("the latent numbers", lambda t, b: Power(b, 1.5)),
 }
 
 

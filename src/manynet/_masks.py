@@ -11,10 +11,11 @@ from torch import Tensor
 
 from manynet._blueprint import Blueprint
 from manynet.bindings.axes import axes_of
-from manynet.bindings.bits import Bits, pack_bits
+from manynet.bindings.bits import Bits
 from manynet.bindings.hold import Hold
 from manynet.bindings.mask import Mask, TopK
 from manynet.bindings.operation import ByArch, evaluate, sources_of, walk
+from manynet.bindings.pack import pack
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice, whole
 from manynet.errors import InputError
@@ -35,7 +36,7 @@ def masks_of(family: Family, arch: Mapping[str, Value]) -> dict[str, Tensor]:
     Example:
         >>> from manynet import bind
         >>> from manynet.bindings.recipes import masked
-        >>> family = bind(nn.Linear(4, 5), "weight", masked(0.25, tasks=2))
+        >>> family = bind(torch.nn.Linear(4, 5), "weight", masked(0.25, tasks=2))
         >>> int(masks_of(family, {"task": 1})["weight"].sum())
         5
     """
@@ -92,7 +93,7 @@ def hold(family: Family, archs: Iterable[Mapping[str, Value]]) -> None:
         free = torch.ones(shape, dtype=torch.bool, device=family.device)
         for mask in masks:
             free &= ~mask[name]
-        shared[place].copy_(pack_bits(free))
+        shared[place].copy_(pack(free, 1))
 
 
 def _places(family: Family) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -120,7 +121,7 @@ def own_and_shared(
     Example:
         >>> from manynet import bind
         >>> from manynet.bindings.recipes import masked
-        >>> family = bind(nn.Linear(4, 5), "weight", masked(0.25, tasks=2))
+        >>> family = bind(torch.nn.Linear(4, 5), "weight", masked(0.25, tasks=2))
         >>> own_and_shared(family, {"task": 1}, [{"task": 0}])
         ({'weight.scores1'}, {'weight'})
     """
@@ -146,7 +147,7 @@ def pack_masks(family: Family) -> Family:
     Example:
         >>> from manynet import bind
         >>> from manynet.bindings.recipes import masked
-        >>> family = bind(nn.Linear(16, 16), "weight", masked(0.25, tasks=4))
+        >>> family = bind(torch.nn.Linear(16, 16), "weight", masked(0.25, tasks=4))
         >>> scores, weights = 4 * 16 * 16 * 4, 16 * 16 * 4 + 16 * 4
         >>> sum(tensor.nbytes for tensor in family.state_dict().values()) == weights + scores
         True
@@ -184,7 +185,7 @@ def _packed(binding: Any, family: Family, extra: dict[str, Tensor]) -> Any:
         name = f"{scores.source}.bits"
         with torch.no_grad():
             mask = binding.value(Arch({}), family.state_dict()[scores.source])
-        extra[name] = pack_bits(mask)
+        extra[name] = pack(mask, 1)
         return Bits(whole(name, extra[name]), tuple(mask.shape))
     if not dataclasses.is_dataclass(binding) or isinstance(binding, type):
         return binding

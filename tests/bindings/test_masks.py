@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import manynet as mn
-from manynet.bindings import Bits, TopK, exclusive, overlap, whole
-from manynet.bindings.bits import pack_bits, unpack_bits
+from manynet.bindings import Bits, TopK, exclusive, overlap, pack, whole
 from manynet.bindings.recipes import masked, quantized, separated
 from manynet.errors import InputError
 from manynet.search import accuracy
@@ -26,11 +25,10 @@ def model() -> nn.Module:
 @pytest.mark.parametrize("shape", [(5, 7), (8,), (1, 1), (2, 3, 4)])
 def test_bits_are_those_of_numpy(shape: tuple[int, ...]) -> None:
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    packed = pack_bits(mask)
+    packed = pack(mask, 1)
     assert packed.tolist() == np.packbits(mask.numpy().ravel(), bitorder="little").tolist()
-    assert torch.equal(unpack_bits(packed, shape), mask)
-    assert Bits(whole("b", packed), shape).value(mn.Arch({}), packed).dtype == torch.bool
-    assert torch.equal(pack_bits(mask.float() * 3), packed)
+    value = Bits(whole("b", packed), shape).value(mn.Arch({}), packed)
+    assert value.dtype == torch.bool and torch.equal(value, mask)
 
 
 def test_exclusive_sets_of_nothing_and_of_other_shapes() -> None:

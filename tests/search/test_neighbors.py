@@ -24,7 +24,7 @@ def test_neighbors_agree_with_scikit_learn() -> None:
 def test_few_samples_take_few_neighbors_and_too_few_are_refused() -> None:
     x = torch.cat([torch.zeros(10, 1), torch.ones(10, 1)])[torch.randperm(20)]
     assert neighbor_accuracy(x, x[:, 0].long()) == 1.0
-    with pytest.raises(InputError, match="2 samples with fitted=0.66 leave 1 to fit"):
+    with pytest.raises(InputError, match="2 samples with fitted"):
         neighbor_accuracy(x[:2], x[:2, 0])
 
 

@@ -79,7 +79,7 @@ def test_a_member_gets_no_gradient_of_what_is_frozen(family: mn.Family) -> None:
 
 
 def test_bad_stages_are_refused(family: mn.Family) -> None:
-    with pytest.raises(InputError, match="no parameter '4.weight'"), only(family, ["4.weight"]):
+    with pytest.raises(InputError, match="has no parameter"), only(family, ["4.weight"]):
         pass
     with pytest.raises(InputError, match="sets 'sampler' itself"):
         train_stage(

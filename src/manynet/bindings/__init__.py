@@ -9,6 +9,9 @@ from manynet.bindings.bits import Bits as Bits
 from manynet.bindings.bits import exclusive as exclusive
 from manynet.bindings.bits import overlap as overlap
 from manynet.bindings.compand import Compand as Compand
+from manynet.bindings.compand import Power as Power
+from manynet.bindings.compand import compand as compand
+from manynet.bindings.compand import expand as expand
 from manynet.bindings.generate import Generate as Generate
 from manynet.bindings.hold import Hold as Hold
 from manynet.bindings.kernel import KernelTransform as KernelTransform
@@ -59,6 +62,7 @@ __all__ = [
     "Operation",
     "Part",
     "Pick",
+    "Power",
     "Quantize",
     "Reading",
     "Route",
@@ -70,7 +74,9 @@ __all__ = [
     "TopK",
     "Unpack",
     "across",
+    "compand",
     "exclusive",
+    "expand",
     "neighbors",
     "overlap",
     "pack",

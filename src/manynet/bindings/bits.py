@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from manynet.bindings.operation import Operation
+from manynet.bindings.pack import unpack
 from manynet.bindings.protocol import Binding
 from manynet.errors import InputError
 from manynet.space import Arch
 
-__all__ = ["Bits", "exclusive", "overlap", "pack_bits", "unpack_bits"]
+__all__ = ["Bits", "exclusive", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Bits(Operation, kind="bits"):
     """Truth values, read from a shared buffer of bytes that holds eight of them each.
 
     Args:
-        packed: what `pack_bits` has made.
+        packed: what `pack(mask, 1)` has made.
         shape: of the truth values.
     """
 
@@ -31,38 +32,7 @@ class Bits(Operation, kind="bits"):
 
     def value(self, arch: Arch, packed: Tensor) -> Tensor:
         """Return the truth values."""
-        return unpack_bits(packed, self.shape)
-
-
-def pack_bits(mask: Tensor) -> Tensor:
-    """Return truth values as bytes, eight in each, the first one lowest.
-
-    Args:
-        mask: truth values of any shape, or numbers that are true where they are not zero.
-
-    Example:
-        >>> pack_bits(torch.tensor([[True, False, True], [False, False, True]]))
-        tensor([37], dtype=torch.uint8)
-    """
-    ones = mask.flatten() != 0
-    rows = torch.nn.functional.pad(ones, (0, -len(ones) % 8)).view(-1, 8)
-    return (rows * _places(mask.device)).sum(1, dtype=torch.uint8)
-
-
-def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the truth values that `pack_bits` packed, in `shape`.
-
-    Example:
-        >>> unpack_bits(torch.tensor([37], dtype=torch.uint8), (2, 3))
-        tensor([[ True, False,  True],
-                [False, False,  True]])
-    """
-    ones = packed[:, None] & _places(packed.device)
-    return (ones != 0).flatten()[: math.prod(shape)].view(*shape)
-
-
-def _places(device: torch.device) -> Tensor:
-    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
+        return unpack(packed, 1, math.prod(self.shape)).bool().view(self.shape)
 
 
 def exclusive(masks: Sequence[Tensor]) -> list[Tensor]:

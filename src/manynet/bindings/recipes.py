@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from manynet.bindings.bits import Bits, pack_bits
-from manynet.bindings.compand import Compand, expand
+from manynet.bindings.bits import Bits
+from manynet.bindings.curves import companded, powered
 from manynet.bindings.dictionary import dictionary, low_rank
 from manynet.bindings.forms import quantized
 from manynet.bindings.generate import Generate
 from manynet.bindings.hold import Hold
 from manynet.bindings.mask import Mask, TopK
 from manynet.bindings.mix import Mix
+from manynet.bindings.pack import pack
 from manynet.bindings.protocol import Binding
 from manynet.bindings.route import Route
 from manynet.bindings.shard import Shard, draw_index
@@ -32,6 +33,7 @@ __all__ = [
     "low_rank",
     "masked",
     "mixed",
+    "powered",
     "quantized",
     "separated",
     "sharded",
@@ -69,7 +71,7 @@ def masked(
     def weight(site: Site) -> Binding:
         if not hold:
             return site.weight
-        free = site.buffer("free", pack_bits(torch.ones_like(site.tensor)))
+        free = site.buffer("free", pack(torch.ones_like(site.tensor), 1))
         return Hold(site.weight, site.reads(Bits(free, tuple(site.tensor.shape))))
 
     def apply(group: Group) -> list[Binding]:
@@ -226,25 +228,6 @@ def generated(
             chunks = None if chunk is None else site.parameter("chunks", normal(like, count, code))
             shape = tuple(site.tensor.shape)
             bound.append(site.reads(Generate(own, layers, shape, chunks)))
-        return bound
-
-    return apply
-
-
-def companded(*, slack: float = 1.25) -> Recipe:
-    """Read each weight through a curve of its own, whose range is `slack` times the weights'.
-
-    It starts with the same weights exactly.
-    """
-
-    def apply(group: Group) -> list[Binding]:
-        bound: list[Binding] = []
-        for site in group.sites:
-            # as steep as a straight line at zero, so that small weights start as they are
-            height = site.tensor.abs().max().clamp_min(1e-8) * slack * 2 / torch.pi
-            latent = expand(site.tensor, height, height)
-            curve = [site.parameter(role, height.view(1)) for role in ("height", "width")]
-            bound.append(Compand(site.parameter("latent", latent, alike=True), *curve))
         return bound
 
     return apply

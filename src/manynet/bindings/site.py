@@ -54,14 +54,24 @@ class Site:
         return Slice(source, (self.dims[0], (Axis("", entries, "whole"),)))
 
     def parameter(self, role: str, value: Tensor, *, alike: bool = False) -> Binding:
-        """Add a shared parameter of this site's own; `alike`: cut as the site's tensor is."""
+        """Add a shared parameter of this site's own; `alike`: cut as the site's tensor is.
+
+        A value of one row for each of the tensor's, such as `(rows, 1)`, is cut in its rows.
+        """
         name = self.group.add(f"{self.name}.{role}", nn.Parameter(value.detach().clone()))
-        return Slice(name, self.dims) if alike else self.group.whole(name)
+        return self._cut(name, value) if alike else self.group.whole(name)
 
     def buffer(self, role: str, value: Tensor, *, alike: bool = False) -> Binding:
         """Add a shared buffer of this site's own; `alike`: cut as the site's tensor is."""
         name = self.group.add(f"{self.name}.{role}", value.detach().clone())
-        return Slice(name, self.dims) if alike else self.group.whole(name)
+        return self._cut(name, value) if alike else self.group.whole(name)
+
+    def _cut(self, name: str, value: Tensor) -> Binding:
+        sizes = zip(self.dims, value.shape, self.tensor.shape, strict=True)
+        return Slice(
+            name,
+            tuple(dim if size == full else (Axis("", size, "whole"),) for dim, size, full in sizes),
+        )
 
 
 class Group:

@@ -26,14 +26,15 @@ class Best:
 
     Example:
         >>> import manynet as mn
-        >>> family = mn.elastic(nn.Linear(4, 2), (torch.zeros(1, 4),), width=None)
-        >>> best = Best(family.space.largest, lambda member: float(member.bias.detach().sum()))
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> family = mn.elastic(model, (torch.zeros(1, 4),), width=(0.5, 1.0))
+        >>> best = Best(family.space.largest, lambda member: float(member[1].bias.detach().sum()))
         >>> before = best(family)
-        >>> torch.nn.init.constant_(family.shared.bias, -9.0).tolist()
+        >>> torch.nn.init.constant_(family.shared[1].bias, -9.0).tolist()
         [-9.0, -9.0]
         >>> after = best(family)
         >>> best.restore(family)
-        >>> best.value == float(family.shared.bias.detach().sum()) == best.values[0]
+        >>> best.value == float(family.shared[1].bias.detach().sum()) == best.values[0]
         True
     """
 

@@ -24,10 +24,11 @@ def only(family: Family, names: Collection[str]) -> Iterator[None]:
 
     Example:
         >>> import manynet as mn, torch
-        >>> family = mn.elastic(torch.nn.Linear(4, 2), (torch.zeros(1, 4),), width=None)
-        >>> with only(family, ["bias"]):
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> family = mn.elastic(model, (torch.zeros(1, 4),), width=(0.5, 1.0))
+        >>> with only(family, ["1.bias"]):
         ...     [name for name, p in family.named_parameters() if p.requires_grad]
-        ['bias']
+        ['1.bias']
     """
     known = dict(family.named_parameters())
     unknown = sorted(set(names) - known.keys())

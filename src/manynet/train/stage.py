@@ -55,10 +55,11 @@ def train_stage(
 
     Example:
         >>> import manynet as mn
-        >>> family = mn.elastic(nn.Linear(4, 2), (torch.zeros(1, 4),), width=None)
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> family = mn.elastic(model, (torch.zeros(1, 4),), width=(0.5, 1.0))
         >>> data = (torch.randn(8, 4), torch.zeros(8, dtype=torch.long))
         >>> judge = mn.accuracy(data)
-        >>> len(train_stage(family, data, arch={}, names=["bias"], epochs=2, judge=judge))
+        >>> len(train_stage(family, data, arch={}, names=["1.bias"], epochs=2, judge=judge))
         3
     """
     taken = options.keys() & {"sampler", "validate", "steps", "ema", "folder"}
