@@ -439,7 +439,7 @@ def test_archs_that_differ_in_inactive_choices_are_judged_once() -> None:
     [
         ({"evaluations": 0}, "at least one evaluation, not 0"),
         ({"population": 2, "evaluations": 9}, "at least 4, not 2"),
-        ({"strategy": "genetic"}, "no search strategy 'genetic'"),
+        ({"strategy": "annealing"}, "no search strategy 'annealing'"),
         ({"costs": ["cost", "cost"]}, "two of quality and costs are called cost"),
         ({"costs": ["score"]}, "two of quality and costs are called score"),
         ({"costs": ["metric"]}, "a cost cannot be called metric"),

@@ -40,7 +40,7 @@ from manynet.bindings.slice import whole as whole
 from manynet.bindings.superpose import Superpose as Superpose
 from manynet.bindings.superpose import superposed as superposed
 from manynet.bindings.tie import Tie as Tie
-from manynet.bindings.unpack import Unpack as Unpack
+from manynet.bindings.unpacked import Unpack as Unpack
 
 __all__ = [
     "Axis",

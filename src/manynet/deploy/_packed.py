@@ -14,7 +14,7 @@ from manynet.bindings.operation import ByArch, operand_values, walk
 from manynet.bindings.protocol import Binding
 from manynet.bindings.quantize import Quantize
 from manynet.bindings.slice import Slice, whole
-from manynet.bindings.unpack import Unpack
+from manynet.bindings.unpacked import Unpack
 from manynet.family import Family, Note
 from manynet.space import Arch, Value
 
