@@ -132,7 +132,7 @@ class Freshness:
 
     def __call__(self, module: nn.Module, inputs: object) -> None:
         if not torch.compiler.is_compiling():
-            if self.touched.waiting:
+            if self.touched.waiting or self.touched.onward:
                 self.touched.drop()
             self.refresh()
 

@@ -21,7 +21,8 @@ from manynet._guard import Guard
 from manynet._member import Member
 from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, axes_of
-from manynet.bindings.leaf import Touched, bind, copied
+from manynet.bindings.derive import derived
+from manynet.bindings.leaf import Derived, Leaf, Touched, bind, copied
 from manynet.bindings.operation import evaluate, sources_of, walk
 from manynet.bindings.protocol import Binding, Computed, Part
 from manynet.bindings.slice import Slice
@@ -91,7 +92,8 @@ class Family:
         self._gaps = Gaps(shared, blueprint.depths)
         self._inside = _tensors_inside(shared, blueprint.depths)
         self._touched = Touched()
-        self._twins = _twins(blueprint.bindings)
+        self._derived, self._bindings = derived(blueprint.bindings)
+        self._twins = _twins(self._bindings)
         self._guard = Guard(dict(self.named_parameters()), self._touched)
         self._tensors: dict[str, Tensor] = {}
         self._cache: dict[Arch, Member] = {}
@@ -145,24 +147,33 @@ class Family:
     def _bind(self, arch: Arch) -> Member:
         sizes, dropped = self._sizes(arch), self._dropped(arch)
         absent = self._absent(dropped)
+        between = {
+            name: Derived(binding.at(arch, sizes), self._tensors, self._touched)
+            for name, binding in self._derived.items()
+        }
+
+        def leaf_of(name: str) -> Leaf:
+            reading = self._bindings[name].at(arch, sizes)
+            return bind(reading, self._tensors, self._touched, between)
+
         leaves = {
-            name: bind(binding.at(arch, sizes), self._tensors, self._touched)
-            for name, binding in self.blueprint.bindings.items()
+            name: leaf_of(name)
+            for name in self._bindings
             if name not in absent and name not in self._twins
         }
         tensors = {**self._tensors, **{name: leaf.tensor for name, leaf in leaves.items()}}
         for name, first in self._twins.items():
             if name not in absent:
                 if first not in tensors or first in absent:
-                    binding = self.blueprint.bindings[name]
-                    leaves[first] = bind(binding.at(arch, sizes), self._tensors, self._touched)
+                    leaves[first] = leaf_of(first)
                     tensors[first] = leaves[first].tensor
                 tensors[name] = tensors[first]
         for name, leaf in leaves.items():
             if leaf.pull is not None:  # the member's own
                 note(leaf.tensor, self.blueprint.bindings[name], arch, sizes)
         module, parts = self._build(dropped, sizes, tensors)
-        return Member(module, parts.values(), list(leaves.values()), self._touched)
+        found = [*(value.leaf for value in between.values()), *leaves.values()]
+        return Member(module, parts.values(), found, self._touched)
 
     def extract(self, arch: Mapping[str, Value] | HasArch) -> nn.Module:
         """Return the member of `arch` with weights of its own: a plain module, bound to nothing.
@@ -175,16 +186,17 @@ class Family:
         absent = self._absent(dropped)
         tensors: dict[str, Tensor] = {}
         with torch.no_grad(), torch.inference_mode(False):
+            known = {**self._tensors, **self._values(arch, sizes)}
             for name in self._skeleton.names.values():
                 if name not in absent:
-                    binding = self.blueprint.bindings.get(name)
+                    binding = self._bindings.get(name)
                     first = self._twins.get(name)
                     if first in tensors:
                         tensors[name] = tensors[first]
                         continue
                     like = self._tensors.get(name, self._skeleton.tensors[name])
-                    tensors[name] = _own(like, binding, arch, sizes, self._tensors)
-                    note(tensors[name], binding, arch, sizes, self._tensors)
+                    tensors[name] = _own(like, binding, arch, sizes, known)
+                    note(tensors[name], binding, arch, sizes, known)
             module, _ = self._build(dropped, sizes, tensors)
             member = self._cache.get(arch)
             if member is not None:
@@ -221,6 +233,14 @@ class Family:
         module, _ = self._build(dropped, sizes, marks)
         own = [*module.named_parameters(), *module.named_buffers()]
         return {name: read[id(tensor)] for name, tensor in own}
+
+    def _values(self, arch: Arch, sizes: Mapping[Axis, int]) -> dict[str, Tensor]:
+        """Return what several tensors of the member read through, by name."""
+        if not self._derived:
+            return {}
+        shared = {name: tensor.detach() for name, tensor in self._tensors.items()}
+        found = {n: binding.at(arch, sizes) for n, binding in self._derived.items()}
+        return {name: evaluate(reading, shared) for name, reading in found.items()}
 
     def _arch(self, arch: Mapping[str, Value] | HasArch) -> Arch:
         return self.space.arch(arch if isinstance(arch, Mapping) else arch.arch)

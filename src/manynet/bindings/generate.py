@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Generate(Operation, kind="generate"):
     Reference: Ha et al. 2017, arXiv 1609.09106; von Oswald et al. 2020, arXiv 1906.00695.
     """
 
+    once: ClassVar[bool] = True
     code: Binding
     layers: tuple[Binding, ...]
     shape: tuple[int, ...]

@@ -7,7 +7,7 @@ The forward pass stays the user's own, and a parameter's storage never moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from manynet.bindings.protocol import Computed, Part, Reading
 from manynet.bindings.protocol import part_of as read
 from manynet.bindings.push import Push, Touched
 
-__all__ = ["Leaf", "Touched", "bind", "copied", "read"]
+__all__ = ["Derived", "Leaf", "Touched", "bind", "copied", "read"]
 
 
 def copied(block: Tensor) -> Tensor:
@@ -48,15 +48,23 @@ class Leaf:
     have more dimensions than `tensor`, see `Lattice`."""
 
 
-def bind(reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> Leaf:
+def bind(
+    reading: Reading,
+    shared: Mapping[str, Tensor],
+    touched: Touched,
+    derived: Mapping[str, Derived] | None = None,
+) -> Leaf:
     """Return a tensor that reads `shared` as `reading` says, with its value up to date.
 
     A parameter gets a hook that carries its gradient to the shared parameters. A block that lies
     in one piece shares storage; anything else has a storage of its own, since a strided weight is
     copied by PyTorch's kernels in every call.
     """
+    if derived and not isinstance(reading, Computed) and reading.source in derived:
+        part = reading
+        reading = Computed((part.source,), lambda tensors: read(tensors[0], part), (part,))
     if isinstance(reading, Computed):
-        return _bind_computed(reading, shared, touched)
+        return _bind_computed(reading, shared, touched, derived or {})
     source = shared[reading.source]
     if reading.whole:
         return Leaf(source)
@@ -88,18 +96,61 @@ class _CopyPart:
         target.copy_(read(self.source, self.part))
 
 
-def _bind_computed(reading: Computed, shared: Mapping[str, Tensor], touched: Touched) -> Leaf:
-    sources = tuple(shared[name] for name in reading.sources)
+def _bind_computed(
+    reading: Computed,
+    shared: Mapping[str, Tensor],
+    touched: Touched,
+    derived: Mapping[str, Derived],
+) -> Leaf:
+    sources = tuple(derived[n].tensor if n in derived else shared[n] for n in reading.sources)
     with torch.no_grad():
         value = reading.function(sources).detach()
-    tensor = nn.Parameter(
-        value.clone(memory_format=torch.contiguous_format),
-        requires_grad=any(source.requires_grad for source in sources),
-    )
-    link = _Compute(sources, reading, touched)
+    tensor = _computed_parameter(value, sources)
+    through = [derived[name] for name in reading.sources if name in derived]
+    if through and len(through) == len(sources):  # the shared tensors behind tell what matters
+        reading = Computed(reading.sources, reading.function, reading.parts)
+    link = _Compute(sources, reading, touched, through)
     if tensor.requires_grad:
         tensor.register_post_accumulate_grad_hook(link.push)
     return Leaf(tensor, sources, link.pull)
+
+
+def _computed_parameter(value: Tensor, sources: Sequence[Tensor]) -> nn.Parameter:
+    return nn.Parameter(
+        value.clone(memory_format=torch.contiguous_format),
+        requires_grad=any(source.requires_grad for source in sources),
+    )
+
+
+class Derived:
+    """A value that several leaves of a member read, and how its gradient goes on from it.
+
+    Args:
+        reading: how the value is computed from shared tensors.
+        shared: those tensors, by name.
+        touched: is told when a gradient has arrived, and sends it on when the pass is over.
+    """
+
+    def __init__(self, reading: Reading, shared: Mapping[str, Tensor], touched: Touched) -> None:
+        assert isinstance(reading, Computed)  # only what computes is worth deriving
+        sources = tuple(shared[name] for name in reading.sources)
+        self.touched = touched
+        self.link = _Compute(sources, reading, touched)
+        value = self.link.traced(torch.is_grad_enabled())
+        self.tensor = _computed_parameter(value, sources)
+        self.leaf = Leaf(self.tensor, sources, self.link.pull)
+
+    def arrived(self) -> None:
+        """Note that a leaf has added to the gradient; runs within the backward pass."""
+        self.touched.send_on(self)
+
+    def send_on(self) -> None:
+        """Send the gradient to the shared tensors."""
+        self.link.push(self.tensor)
+
+    def drop(self) -> None:
+        """Forget the gradient of a backward pass that failed."""
+        self.tensor.grad = None
 
 
 class _Compute:
@@ -109,8 +160,15 @@ class _Compute:
     to the shared ones without a trace in the graphs that others make of the sources.
     """
 
-    def __init__(self, sources: tuple[Tensor, ...], reading: Computed, touched: Touched) -> None:
+    def __init__(
+        self,
+        sources: tuple[Tensor, ...],
+        reading: Computed,
+        touched: Touched,
+        through: Sequence[Derived] = (),
+    ) -> None:
         self.sources, self.reading, self.touched = sources, reading, touched
+        self.through = through
         self.stand_ins = [s.detach().requires_grad_(s.requires_grad) for s in sources]
         self.trained = [n for n, source in enumerate(sources) if source.requires_grad]
         self.graph: Tensor | None = None
@@ -122,11 +180,15 @@ class _Compute:
             return self.reading.function(self.stand_ins)
 
     def pull(self, target: Tensor, track: bool) -> None:
+        target.copy_(self.traced(track))
+
+    def traced(self, track: bool) -> Tensor:
+        """Return the value without its graph, which is kept for the gradient if `track`."""
         self.graph = None
         with torch.set_grad_enabled(track):
             value = self.value()
         self._keep(value if track and value.requires_grad else None)
-        target.copy_(value.detach())
+        return value.detach()
 
     def push(self, leaf: Tensor) -> None:
         grad, leaf.grad = leaf.grad, None
@@ -141,6 +203,8 @@ class _Compute:
                     shared.grad = own.clone() if own is grad else own.contiguous()
                 else:
                     shared.grad.add_(own)
+        for derived in self.through:
+            derived.arrived()
         if self.reading.sparse:
             self.touched.add_computed(self)
         else:

@@ -64,6 +64,8 @@ class Operation(Binding):
     kind: ClassVar[str]
     sparse: ClassVar[bool] = False
     """Whether some entries of an operand may not matter, so that steps must leave them alone."""
+    once: ClassVar[bool] = False
+    """Whether the value, of a `shape` that is a field, is computed once for all that read it."""
 
     def __init_subclass__(cls, *, kind: str | None = None, sparse: bool = False) -> None:
         super().__init_subclass__()

@@ -34,6 +34,18 @@ class Reaches(Protocol):
         ...
 
 
+class Onward(Protocol):
+    """Something in between, whose gradient has to go on to shared tensors."""
+
+    def send_on(self) -> None:
+        """Send the gradient on."""
+        ...
+
+    def drop(self) -> None:
+        """Forget the gradient."""
+        ...
+
+
 class Touched:
     """What gradients have reached, and those that wait until their backward pass is over.
 
@@ -47,6 +59,7 @@ class Touched:
         self.computed: dict[Reaches, None] = {}
         self.generation = 0
         self.waiting: list[tuple[Push, Tensor]] = []
+        self.onward: dict[Onward, None] = {}
         self.bytes = 0
         self.noted = -1
         """The last backward pass at whose end `settle` will run."""
@@ -78,7 +91,21 @@ class Touched:
         """See to it that nothing waits when the backward pass `number`, this one, is over."""
         self.noted = number
         # `DistributedDataParallel` averages at the end of the pass too, and must come first
-        _when_over(lambda: _when_over(self.settle))
+        _when_over(lambda: _when_over(self.finish))
+
+    def send_on(self, between: Onward) -> None:
+        """See to it that a gradient goes on when this backward pass is over."""
+        self.onward[between] = None
+        number = _pass()
+        if self.noted != number:
+            self.settle_after(number)
+
+    def finish(self) -> None:
+        """Add what waits to the shared gradients, and send on what is in between."""
+        self.settle()
+        onward, self.onward = self.onward, {}
+        for between in onward:
+            between.send_on()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -107,7 +134,9 @@ class Touched:
         if _pass() == -1:
             for _, leaf in self.waiting:
                 leaf.grad = None
-            self.waiting, self.bytes = [], 0
+            for between in self.onward:
+                between.drop()
+            self.waiting, self.onward, self.bytes = [], {}, 0
 
 
 def _when_over(function: Callable[[], None]) -> None:

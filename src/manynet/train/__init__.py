@@ -27,6 +27,7 @@ from manynet.train._source import TrainData
 from manynet.train._summed import step_times, sum_outputs
 from manynet.train.best import Best
 from manynet.train.checkpoints import load_checkpoint, load_newest, save_checkpoint
+from manynet.train.continual import ElasticWeights, OutputRegulariser
 from manynet.train.ema import Ema
 from manynet.train.estimators import (
     Dirichlet,
@@ -58,6 +59,7 @@ __all__ = [
     "Distill",
     "DistillTail",
     "DistillTokens",
+    "ElasticWeights",
     "Ema",
     "Estimator",
     "Fixed",
@@ -66,6 +68,7 @@ __all__ = [
     "Loss",
     "MakeOptimizer",
     "Objective",
+    "OutputRegulariser",
     "Penalty",
     "Progress",
     "Relaxed",
