@@ -16,7 +16,6 @@ validation file, what judges the test file.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import time
@@ -34,6 +33,7 @@ from manynet.bindings import neighbors
 from manynet.data import batches
 from manynet.elastic import Gates, remove_blocks
 from manynet.errors import ManynetError
+from manynet.fit import fit_dictionary
 from manynet.systems._smollm2 import smollm2, wikitext
 from manynet.systems.foldgpt import cure, fold
 
@@ -88,8 +88,7 @@ def _sliced(model: nn.Module, text: Text, **options: Any) -> mn.Family:
 
 def of_atoms(model: nn.Module, text: Text) -> mn.Family:
     """Write all matrices of similar layers as mixtures of a few, with residuals of low rank."""
-    masa: Any = importlib.import_module("manynet.systems.masa")
-    return masa.fit_masa(model, [x for x, _ in text], share=KEPT / LAYERS, where="*")
+    return fit_dictionary(model, [x for x, _ in text], share=KEPT / LAYERS)
 
 
 def whole(model: nn.Module) -> mn.Family:
