@@ -1,8 +1,7 @@
 """Members train on clients, and a server merges what they send back.
 
 A client gets the member that it can carry; `merge` averages updates of equal, nested or any widths
-by the parts of the shared tensors that they are of. `federate` simulates all of it in one process,
-and `manynet.federate.flower` runs it on Flower's.
+by the parts of the shared tensors that they are of. `federate` simulates all of it in one process.
 """
 
 from manynet.federate._local import Fit, fit
