@@ -70,7 +70,7 @@ def bind(
     asked = _groups(largest, values, where)
     groups = asked if together else [part for names in asked for part in _split(names, values)]
     bindings, extra = dict(family.blueprint.bindings), dict(family.extra)
-    choices = list(family.space.choices)
+    choices, constraints = list(family.space.choices), list(family.space.constraints)
     for names in groups:
         group = Group()
         group.sites = [Site(n, values[n], bindings.get(n), group, n not in trained) for n in names]
@@ -81,6 +81,7 @@ def bind(
             )
         bindings |= dict(zip(names, bound, strict=True))
         extra |= group.extra
+        constraints += [rule for rule in group.constraints if rule not in constraints]
         choices += [choice for choice in group.choices if _is_new(choice, choices)]
     read = {name for binding in bindings.values() for name in binding.reads}
     known = {**dict(family.shared.named_parameters()), **dict(family.shared.named_buffers())}
@@ -90,7 +91,7 @@ def bind(
     before = family.blueprint
     new = Family(
         family.shared,
-        Space(tuple(choices), family.space.constraints),
+        Space(tuple(choices), tuple(constraints)),
         Blueprint(bindings, before.follows, before.depths, before.report),
         extra={n: t for n, t in extra.items() if n in read or n in family.extra},
         example_inputs=inputs,

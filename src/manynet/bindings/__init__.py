@@ -12,6 +12,9 @@ from manynet.bindings.compand import Compand as Compand
 from manynet.bindings.compand import Power as Power
 from manynet.bindings.compand import compand as compand
 from manynet.bindings.compand import expand as expand
+from manynet.bindings.convolve import Convolve as Convolve
+from manynet.bindings.convolve import convolved as convolved
+from manynet.bindings.convolve import dilated as dilated
 from manynet.bindings.generate import Generate as Generate
 from manynet.bindings.hold import Hold as Hold
 from manynet.bindings.kernel import KernelTransform as KernelTransform
@@ -50,6 +53,7 @@ __all__ = [
     "Compand",
     "Computed",
     "Concat",
+    "Convolve",
     "Dim",
     "Encode",
     "Generate",
@@ -75,6 +79,8 @@ __all__ = [
     "Unpack",
     "across",
     "compand",
+    "convolved",
+    "dilated",
     "exclusive",
     "expand",
     "neighbors",

@@ -30,7 +30,7 @@ class Route(Operation, kind="route"):
     Args:
         choice: name of the choice.
         values: its values.
-        options: what is read for each of them.
+        options: what is read for each of them; one more is read for every other value.
     """
 
     choice: str
@@ -39,7 +39,9 @@ class Route(Operation, kind="route"):
 
     def at(self, arch: Arch, sizes: Mapping[Axis, int]) -> Reading:
         """Return what the chosen option reads, and nothing of the others."""
-        return self.options[self.values.index(arch[self.choice])].at(arch, sizes)
+        value = arch[self.choice]
+        place = self.values.index(value) if value in self.values else len(self.values)
+        return self.options[place].at(arch, sizes)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from manynet.bindings.axes import Axis, Dim
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice
 from manynet.errors import InputError
-from manynet.space import Choice
+from manynet.space import Choice, Constraint
 
 __all__ = ["Group", "Site"]
 
@@ -81,6 +81,7 @@ class Group:
         self.sites: list[Site] = []
         self.extra: dict[str, Tensor] = {}
         self.choices: list[Choice] = []
+        self.constraints: list[Constraint] = []
         self._known: dict[str, Binding] = {}
 
     def add(self, name: str, tensor: Tensor) -> str:
@@ -99,6 +100,11 @@ class Group:
         """Return the binding that reads all of an added tensor."""
         dims = tuple((Axis("", size, "whole"),) for size in self.extra[name].shape)
         return self._known.setdefault(name, Slice(name, dims))
+
+    def constrain(self, constraint: Constraint) -> None:
+        """Add a constraint to the space."""
+        if constraint not in self.constraints:
+            self.constraints.append(constraint)
 
     def choice(self, choice: Choice) -> None:
         """Add a choice to the space."""
