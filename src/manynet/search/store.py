@@ -273,9 +273,11 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _recognize(connection: sqlite3.Connection, path: Path) -> bool:
     """Return whether it is a store already; refuse a file that is damaged or somebody else's."""
+    connection.execute("BEGIN")  # one moment for all three: another process may be creating it
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    connection.execute("COMMIT")
     if application != _APPLICATION and (tables or application or version):
         raise StorageError(
             f"{path} is a database, but not an evaluation store of manynet; choose another path"
