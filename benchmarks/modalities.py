@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import wave
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 import _measure
 import manynet
+from manynet.data import local_data
 from manynet.train import Distill, Sandwich
 
 SAMPLES = 6_000
@@ -35,8 +35,7 @@ def speech() -> tuple[nn.Module, Split, Split]:
     import pandas
     from transformers import HubertConfig, HubertForSequenceClassification
 
-    places = [os.environ.get("MANYNET_DATA"), Path(__file__).parents[2] / "shared" / "data"]
-    folder = next(Path(p) / "fsdd" for p in places if p and (Path(p) / "fsdd").is_dir())
+    folder = local_data("fsdd")
     table = pandas.concat([pandas.read_parquet(file) for file in sorted(folder.glob("*.parquet"))])
     waves = torch.stack([_wave(data) for data in table["wav"]])
     digits = torch.tensor(table["digit"].to_numpy(), dtype=torch.long)

@@ -24,7 +24,7 @@ from torch import nn
 
 import manynet
 from manynet.data import crop_and_flip
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 
 HERE = Path(__file__).parent / "results" / "quality"
 IMAGES, EPOCHS, BATCH, RATE = 2_000, 80, 64, 0.05
@@ -70,7 +70,7 @@ def alone(family: Family, arch: manynet.Arch) -> Family:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         elif hasattr(part, "reset_parameters"):
             part.reset_parameters()
-    return Family(module, manynet.Space(()), Blueprint({}))
+    return Family(module)
 
 
 def judged(module: nn.Module, data: manynet.Data, limit: int | None = None) -> float:

@@ -113,7 +113,7 @@ def _plain(model: nn.Module) -> Family:
         for name, t in own
     }
     shared, _ = Skeleton(model).build(tensors)
-    return Family(shared, Space(()), Blueprint({}))
+    return Family(shared)
 
 
 def _is_new(choice: Choice, choices: Sequence[Choice]) -> bool:

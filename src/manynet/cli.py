@@ -312,7 +312,7 @@ def reproduce(
     Stopped at any moment, the same command goes on with the arms that are missing.
     """
     from manynet._catalog_terminal import print_result, telling
-    from manynet.systems import Proof, find
+    from manynet.systems import Proof, command_of, find
     from manynet.systems import reproduce as prove
 
     system = find(name)
@@ -323,7 +323,7 @@ def reproduce(
         folder=out / "arms" / system.name,
         tell=None if silent else telling,
     )
-    with _interruptible(f"manynet reproduce {name} --out {out}"):
+    with _interruptible(f"{command_of(system, proof)} --out {out}"):
         result = prove(system, proof, out)
     shown = {**asdict(result), "verdict": result.verdict}
     path = out / result.file_name

@@ -49,8 +49,9 @@ class Family:
 
     Args:
         shared: the largest network; it holds the shared weights, and the family owns it.
-        space: the archs. The sizes of axes and the depths are looked up in an arch by name.
-        blueprint: how members read the shared weights.
+        space: the archs. The sizes of axes and the depths are looked up in an arch by name. By
+            default there is one, the largest network.
+        blueprint: how members read the shared weights; by default as they are.
         extra: shared tensors that the largest network has no place for: parameters, and buffers
             such as masks and indices. In turn, a tensor of the largest network that a binding
             replaces and that nothing reads is given up; only its shape is kept.
@@ -68,16 +69,16 @@ class Family:
     def __init__(
         self,
         shared: nn.Module,
-        space: Space,
-        blueprint: Blueprint,
+        space: Space | None = None,
+        blueprint: Blueprint | None = None,
         *,
         extra: Mapping[str, Tensor] | None = None,
         example_inputs: tuple[Any, ...] = (),
         source: str | None = None,
     ) -> None:
         self.shared = shared
-        self.space = space
-        self.blueprint = blueprint
+        self.space = space = Space(()) if space is None else space
+        self.blueprint = blueprint = Blueprint({}) if blueprint is None else blueprint
         self.extra = dict(extra or {})
         self.example_inputs = example_inputs
         self.source = source

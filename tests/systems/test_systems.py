@@ -17,6 +17,7 @@ from manynet.systems import (
     Proof,
     System,
     built,
+    command_of,
     find,
     read_result,
     reproduce,
@@ -60,6 +61,13 @@ def test_every_system_that_is_built_is_whole() -> None:
         assert number == system.number
         assert system.parts and system.claim.endswith(".") and system.margin is not None
         assert system.module and system.example
+
+
+def test_the_command_of_a_proof_names_what_it_was_set_to() -> None:
+    system = system_of(ARMS)
+    assert command_of(system, Proof()) == "manynet reproduce bignas"
+    thinned = command_of(system, Proof(seeds=(3, 4), budget=0.25))
+    assert thinned == "manynet reproduce bignas --seeds 3,4 --share 0.25"
 
 
 def test_a_result_is_written_read_and_judged(tmp_path: Path) -> None:

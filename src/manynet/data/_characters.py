@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manynet.data._local import local_places
 from manynet.errors import InputError
 
 __all__ = ["Characters", "shakespeare"]
@@ -73,10 +73,7 @@ def shakespeare(folder: Path | None) -> Path:
     Raises:
         InputError: it is in none of them.
     """
-    roots = [folder] if folder else []
-    roots += [Path(os.environ["MANYNET_DATA"])] if "MANYNET_DATA" in os.environ else []
-    roots.append(Path("../shared/data"))
-    places = [place / FILE for root in roots for place in (root, root / "text")]
+    places = [place / FILE for place in local_places("text", folder)]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise InputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from manynet.data._data import Data
-from manynet.data._local import local_folders
+from manynet.data._local import local_places
 from manynet.data._split import Options, Raw, image_data
 from manynet.data._table import LABEL_COLUMNS, read_parquet
 from manynet.errors import InputError, MissingExtraError
@@ -36,7 +36,7 @@ def cifar10(folder: Path | None, options: Options) -> Data:
     `train.parquet` and `test.parquet`; then torchvision fetches it, checks it and keeps it in
     `folder` or `~/.cache/manynet`.
     """
-    places = _places(folder)
+    places = local_places("cifar10", folder)
     for place in places:
         if (place / "train.parquet").is_file() and (place / "test.parquet").is_file():
             raw = {name: _packed(place / f"{name}.parquet") for name in ("train", "test")}
@@ -46,11 +46,6 @@ def cifar10(folder: Path | None, options: Options) -> Data:
         raw = _downloaded(folder or Path("~/.cache/manynet").expanduser(), places)
         origin = "the official files, fetched by torchvision"
     return image_data(raw, options, classes=CLASSES, origin=origin, statistics=STATISTICS)
-
-
-def _places(folder: Path | None) -> list[Path]:
-    roots = [*([folder] if folder else []), *local_folders()]
-    return [place for root in roots for place in (root, root / "cifar10")]
 
 
 def _packed(path: Path) -> Raw:

@@ -7,13 +7,24 @@ from pathlib import Path
 
 from manynet.errors import InputError
 
-__all__ = ["local_data", "local_folders"]
+__all__ = ["local_data", "local_folders", "local_places"]
 
 
 def local_folders() -> list[Path]:
     """Return where local copies of data sets are looked for: `$MANYNET_DATA`, `../shared/data`."""
     named = [Path(os.environ["MANYNET_DATA"])] if "MANYNET_DATA" in os.environ else []
     return [*named, Path("../shared/data")]
+
+
+def local_places(name: str, folder: Path | None = None) -> list[Path]:
+    """Return the folders in which a data set may lie, likeliest first.
+
+    Args:
+        name: the data set's own folder below each of `local_folders`.
+        folder: looked into before them.
+    """
+    roots = [*([folder] if folder else []), *local_folders()]
+    return [place for root in roots for place in (root, root / name)]
 
 
 def local_data(pattern: str) -> Path:

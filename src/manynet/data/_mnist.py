@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from manynet.data._data import Data
-from manynet.data._local import local_folders
+from manynet.data._local import local_places
 from manynet.data._split import Options, Raw, image_data
 from manynet.errors import InputError, MissingExtraError
 
@@ -24,8 +24,7 @@ def mnist10k(folder: Path | None, options: Options) -> Data:
     The two files are looked for in `folder`, in `$MANYNET_DATA/mnist10k`, and in
     `../shared/data/mnist10k`; then torchvision fetches them into `folder` or `~/.cache/manynet`.
     """
-    roots = [*([folder] if folder else []), *local_folders()]
-    places = [place for root in roots for place in (root, root / "mnist10k")]
+    places = local_places("mnist10k", folder)
     for place in places:
         if (place / f"{IMAGES}.gz").is_file() and (place / f"{LABELS}.gz").is_file():
             origin = f"the copy in {place.resolve()}"

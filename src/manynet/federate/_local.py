@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 
 from manynet.data import Data
 from manynet.errors import InputError
-from manynet.family import Blueprint, Family
-from manynet.space import Space
+from manynet.family import Family
 from manynet.train import Task, TrainData, train
 
 __all__ = ["Fit", "fit", "samples_in"]
@@ -45,7 +44,7 @@ def fit(network: nn.Module, data: TrainData, **options: Any) -> None:
     if options.get("optimizer", "sgd") == "sgd":
         defaults["learning_rate"] = 0.05
     # a family of one: its only member is the network itself
-    alone = Family(network, Space(()), Blueprint({}))
+    alone = Family(network)
     train(alone, data, **{**defaults, **options})
 
 

@@ -20,7 +20,7 @@ from manynet.deploy import describable
 from manynet.elastic import elastic
 from manynet.elastic.importance import needs_data
 from manynet.errors import BudgetError
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.models import has_adapters, load, without_adapters
 from manynet.run._plan import Pace, Plan
 from manynet.run._work import Work
@@ -218,7 +218,7 @@ def _evaluation_seconds(work: Work, family: Family) -> float:
 
 def family_of_one(member: nn.Module, inputs: tuple[Any, ...]) -> Family:
     """Return a family whose only member is `member`, so that it can be trained as one is."""
-    return Family(member, Space(()), Blueprint({}), example_inputs=inputs)
+    return Family(member, example_inputs=inputs)
 
 
 def train_alone(

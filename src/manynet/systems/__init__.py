@@ -9,6 +9,7 @@ from manynet.systems._result import read_result as read_result
 from manynet.systems._result import results_folder as results_folder
 from manynet.systems._system import System as System
 from manynet.systems._system import built as built
+from manynet.systems._system import command_of as command_of
 from manynet.systems._system import find as find
 from manynet.systems._system import reproduce as reproduce
 
@@ -20,6 +21,7 @@ __all__ = [
     "Result",
     "System",
     "built",
+    "command_of",
     "find",
     "read_result",
     "reproduce",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from manynet.data import Samples, load_data
+from manynet.data import Samples, load_data, local_data
 from manynet.errors import InputError
 from manynet.models import language_model, tokenizer_of
 
@@ -54,13 +53,5 @@ def wikitext(split: str, length: int = 256) -> Samples:
     Raises:
         InputError: it is in neither.
     """
-    name = f"wikitext2-{split}.txt"
-    roots = [Path(os.environ["MANYNET_DATA"])] if "MANYNET_DATA" in os.environ else []
-    places = [root / "text" / name for root in (*roots, Path("../shared/data"))]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise InputError(
-            f"{name} is not on this machine (looked at {places[0].resolve()}); set MANYNET_DATA to "
-            "the folder that holds text/wikitext2-valid.txt and text/wikitext2-test.txt"
-        )
+    found = local_data(f"text/wikitext2-{split}.txt")
     return load_data(f"text:{found}", tokenizer=_tokenizer(), length=length).train

@@ -17,7 +17,7 @@ from manynet.systems._catalog import CATALOG
 from manynet.systems._proof import Proof
 from manynet.systems._result import Result
 
-__all__ = ["System", "built", "find", "reproduce"]
+__all__ = ["System", "built", "command_of", "find", "reproduce"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,16 @@ def find(name: str) -> System:
     return system
 
 
-def reproduce(system: System, proof: Proof, folder: Path, *, command: str = "") -> Result:
+def command_of(system: System, proof: Proof) -> str:
+    """Return the command that runs a proof as it is set up, but for where its result goes."""
+    seeds = ",".join(map(str, proof.seeds))
+    options = [f"--seeds {seeds}"] * (seeds != "0,1,2") + [f"--share {proof.budget:g}"] * (
+        proof.budget != 1
+    )
+    return " ".join([f"manynet reproduce {system.name}", *options])
+
+
+def reproduce(system: System, proof: Proof, folder: Path) -> Result:
     """Run a system's proof and write its result into `folder`.
 
     Raises:
@@ -114,7 +123,7 @@ def reproduce(system: System, proof: Proof, folder: Path, *, command: str = "") 
         ours=system.ours,
         baseline=system.baseline,
         budget=proof.budget,
-        command=command or f"manynet reproduce {system.name}",
+        command=command_of(system, proof),
         versions={"manynet": __version__, "torch": metadata.version("torch")},
         date=datetime.now(UTC).date().isoformat(),
     )

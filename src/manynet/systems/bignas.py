@@ -23,7 +23,7 @@ from torch import nn
 from manynet.data import Data, crop_and_flip, load_data
 from manynet.deploy import calibrate
 from manynet.elastic import elastic
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.models import mobile_cnn
 from manynet.search import accuracy
 from manynet.space import Arch, Space
@@ -103,7 +103,7 @@ def _alone_arm(proof: Proof, seed: int) -> Figures:
     steps = _steps(proof) * MEMBERS // len(archs)
     for name, arch in archs.items():
         torch.manual_seed(seed)
-        single = Family(_fresh(family.extract(arch)), Space(()), Blueprint({})).train()
+        single = Family(_fresh(family.extract(arch))).train()
         train_bignas(single, data.train, steps=steps, **_common(seed), objective=_LABELS)
         found[name] = _judged(single.extract({}), data)
         count += sum(p.numel() for p in single.parameters())

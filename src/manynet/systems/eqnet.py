@@ -32,7 +32,7 @@ from torch import nn
 from manynet.data import Data, crop_and_flip, load_data
 from manynet.deploy import calibrate
 from manynet.elastic import elastic_bits
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.models import small_cnn
 from manynet.search import accuracy, fit_quality, search
 from manynet.space import Arch, Space
@@ -192,7 +192,7 @@ def _pretrained(budget: float, seed: int) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):  # as the paper's networks: PyTorch's default is uniform
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    family = Family(network, Space(()), Blueprint({}))
+    family = Family(network)
     options = {**_common(seed), "sampler": Uniform(1), "objective": Task(), "learning_rate": 0.1}
     train(family, _data(budget, seed).train, epochs=EPOCHS, **options)
     return network

@@ -48,10 +48,10 @@ from manynet.train import (
     TaughtBy,
     TrainingLog,
     Uniform,
+    only,
     showing_hidden_states,
     token_loss,
     train,
-    training_only,
 )
 
 __all__ = ["SYSTEM", "cure", "fold"]
@@ -102,8 +102,9 @@ def cure(
         "batch_size": 1, "clip": 1.0, "sampler": Uniform(1),
         "objective": objective or TaughtBy(original, DistillTail(labels=0.5)),
     }  # fmt: skip
-    moving = training_only(family, lambda name, tensor: trained == "all" or tensor.dim() < 2)
-    with showing_hidden_states(family.shared, original), moving:
+    free = [(name, p) for name, p in family.named_parameters() if p.requires_grad]
+    moving = [name for name, p in free if trained == "all" or p.dim() < 2]
+    with showing_hidden_states(family.shared, original), only(family, moving):
         log = train(family.train(), data, steps=steps, **{**recipe, **options})
     family.eval().clear()
     return log
@@ -167,8 +168,6 @@ class _Bench:
         rest = remove_blocks(original, ids, count, importance=KnownImportance(scores))
         family = fold(rest, [[f"{LAYERS}.{n}" for n in group] for group in groups])
         more = {"at once": self.judge(family.eval().at({}))}
-        least = sorted(scores, key=scores.__getitem__)[:count]
-        more |= {f"removed {n}": float(path.rpartition(".")[2]) for n, path in enumerate(least)}
         more["stored parameters"] = sum(p.numel() for p in family.parameters())
         value, seen = more["at once"], GATE_STEPS * (by == "gates")
         if cured:

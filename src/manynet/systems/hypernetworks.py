@@ -38,7 +38,7 @@ from torch.nn import functional
 from manynet._apply import bind
 from manynet.bindings.hyper import hypernetwork
 from manynet.data import Data, load_data
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.space import Arch, Choice, Space, Value
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
@@ -181,7 +181,7 @@ def _best_springs(proof: Proof, seed: int) -> Figures:
 def _springs(proof: Proof, seed: int, strength: float) -> Figures:
     data, tasks = _tasks(seed)
     torch.manual_seed(seed)
-    family = Family(network(10 * TASKS), Space(()), Blueprint({}))
+    family = Family(network(10 * TASKS))
     objective = ElasticWeights(family, strength=strength)
     steps = proof.share(STEPS)
     for number, task in enumerate(tasks):
@@ -213,7 +213,7 @@ def _apart(proof: Proof, seed: int) -> Figures:
     found, count, steps = [], 0, proof.share(STEPS)
     for number, task in enumerate(tasks):
         torch.manual_seed(seed + number)
-        family = Family(network(), Space(()), Blueprint({}))
+        family = Family(network())
         _train_plain(family, task(data.train), steps, seed, Task())
         found.append(_judged(family.extract({}), task(data.test)))
         count += sum(p.numel() for p in family.parameters())

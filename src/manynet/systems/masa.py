@@ -34,11 +34,10 @@ from manynet import bind, settle
 from manynet.bindings import Generate
 from manynet.bindings.recipes import dictionary, low_rank, tied
 from manynet.data import load_data
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.fit import fit_dictionary, projections
 from manynet.models import small_gpt
 from manynet.search import perplexity
-from manynet.space import Space
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Task, Uniform, token_loss, train
@@ -141,7 +140,7 @@ def _tied_arm(proof: Proof, part: Callable[[int], int], seed: int) -> Figures:
 
 
 def _whole(model: nn.Module, seed: int) -> Family:
-    return Family(model, Space(()), Blueprint({}))
+    return Family(model)
 
 
 def _low(model: nn.Module, seed: int) -> Family:

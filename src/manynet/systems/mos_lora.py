@@ -31,12 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from manynet.data import Data, LabeledTexts, load_data, local_data
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.models import language_model, tokenizer_of
 from manynet.models.language import library
 from manynet.models.packaged import minilm_folder
 from manynet.search import accuracy, loss
-from manynet.space import Space
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Task, Uniform, train
@@ -175,7 +174,7 @@ def _trained(data: Data, seed: int, arm: str, steps: int, rate: float) -> nn.Mod
     torch.manual_seed(seed)
     encoder: Any = language_model(str(minilm_folder()), task="base")
     model = MeanPooled(_ADAPT[arm](encoder), encoder.config.hidden_size, 2)
-    family = Family(model, Space(()), Blueprint({})).train()
+    family = Family(model).train()
     train(
         family,
         _part(data.train, slice(SENTENCES)),

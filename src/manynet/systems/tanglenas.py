@@ -38,10 +38,10 @@ import torch
 from manynet.data import batches, load_data
 from manynet.deploy import calibrate
 from manynet.elastic import elastic
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.models import conv_macro
 from manynet.search import accuracy, search
-from manynet.space import Arch, Space
+from manynet.space import Arch
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import (
@@ -156,7 +156,7 @@ def _retrained(
     for module in member.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):
             reset()
-    single = Family(member, Space(()), Blueprint({})).train()
+    single = Family(member).train()
     own = _steps(proof, data.train)
     train(single, data.train, steps=own, sampler=Uniform(1), warmup=0.0, seed=seed, **RECIPE)
     size = float(sum(p.numel() for p in single.parameters()))

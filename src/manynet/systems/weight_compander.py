@@ -30,9 +30,8 @@ from manynet._apply import bind
 from manynet.bindings.recipes import Recipe, companded, powered
 from manynet.data import Data, load_data
 from manynet.errors import InputError
-from manynet.family import Blueprint, Family
+from manynet.family import Family
 from manynet.search import accuracy
-from manynet.space import Space
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Task, train
@@ -157,7 +156,7 @@ def _arm(proof: Proof, recipe: Callable[[], Recipe] | None, divided: float, seed
         found = []
         for decay in DECAYS:
             torch.manual_seed(seed)
-            plain = Family(_network(), Space(()), Blueprint({}))
+            plain = Family(_network())
             family = with_curve(plain.shared, recipe()) if recipe else plain
             options = {"steps": steps, "batch_size": BATCH, "seed": seed, "weight_decay": decay}
             train_with_curve(family, data, learning_rate=RATE, slope=divided**0.5, **options)

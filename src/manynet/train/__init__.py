@@ -41,7 +41,6 @@ from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
 from manynet.train.only import only
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
-from manynet.train.partial import training_only
 from manynet.train.penalties import Penalty, UniformWeights, moments
 from manynet.train.samplers import Fixed, Sampler, Sandwich, Staircase, Uniform
 from manynet.train.schedules import Schedule, constant, cosine, exponential, linear, warmed_up
@@ -109,6 +108,5 @@ __all__ = [
     "token_loss",
     "train",
     "train_stage",
-    "training_only",
     "warmed_up",
 ]
