@@ -19,7 +19,7 @@ from manynet.errors import StorageError
 stages = importlib.import_module("manynet.run._run")
 VERBS = (
     *("run", "train", "search", "extract", "export", "report"),
-    *("systems", "reproduce", "doctor"),
+    *("serve", "systems", "reproduce", "doctor"),
 )
 Run = Callable[..., tuple[int, str, str]]
 
@@ -135,6 +135,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "--data", "digist"], "data 'digist': there is no such folder"),
     (["run", "--device", "cudo"], "device 'cudo' cannot be used"),
     (["search", "nowhere"], "nowhere holds no run"),
+    (["serve", "nowhere", "--port", "0"], "nowhere holds no run"),
+    (["serve", "nowhere", "--policy", "largst"], "no policy 'largst' (did you mean 'largest'?)"),
+    (["serve", "nowhere", "--max-batch", "0"], "max_batch=0, max_queue=512"),
     (["extract", "nowhere", "--name", "small"], "nowhere holds no run"),
     (["extract", "nowhere", "--name", "../small"], "the name '../small' must be that of a folder"),
     (["export", "nowhere"], "Missing option '--name'"),
@@ -300,7 +303,7 @@ def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatc
     found = json.loads(out)
     assert found["cores"] >= 1
     assert "cpu" in found["devices"]
-    extras = {"data", "graphs", "language", "onnx", "report", "search", "vision"}
+    extras = {"data", "graphs", "language", "onnx", "report", "search", "serve", "vision"}
     assert set(found["extras"]) == extras
     import manynet._doctor as doctor
 

@@ -23,6 +23,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "report": ("plotly",),
     "search": ("pymoo", "scikit-learn"),
+    "serve": ("fastapi", "prometheus-client", "uvicorn"),
     "vision": ("timm", "torchvision"),
 }
 CORE = ("torch", "numpy", "accelerate", "safetensors", "pydantic", "rich", "typer")

@@ -278,6 +278,71 @@ def report(
 
 
 @app.command()
+def serve(
+    run: Run,
+    *,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; others can reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="NUMBER", min=0, max=65535, help="0 for any that is free.")
+    ] = 8000,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", help="Target of requests that name none, in milliseconds."),
+    ] = None,
+    members: Annotated[
+        int, typer.Option(metavar="COUNT", help="Members of the front to switch between.")
+    ] = 8,
+    max_batch: Annotated[
+        int, typer.Option(metavar="COUNT", help="The most samples of one pass.")
+    ] = 16,
+    max_wait_ms: Annotated[
+        float, typer.Option(metavar="NUMBER", help="How long a request waits for others.")
+    ] = 1.0,
+    max_queue: Annotated[
+        int, typer.Option(metavar="COUNT", help="The most samples that wait.")
+    ] = 512,
+    max_body_mib: Annotated[
+        float, typer.Option(metavar="NUMBER", help="The largest request, in MiB.")
+    ] = 16.0,
+    threads: Annotated[int, typer.Option(metavar="COUNT", help="Threads of a pass.")] = 1,
+    policy: Annotated[
+        str, typer.Option(metavar="NAME", help="in_time, largest or FILE.py:FUNCTION.")
+    ] = "in_time",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a run's family over HTTP, switching members.
+
+    The best member serves with which everyone who waits is answered in time: a request names its
+    target as latency_ms, and with a longer queue smaller members serve. It ends at Ctrl+C or
+    SIGTERM, when those who wait have been answered.
+    """
+    from manynet._terminal import Screen
+    from manynet.serve import Serving, policy_of
+    from manynet.serve import serve as start
+
+    settings = Serving(
+        members=members,
+        latency_ms=latency_ms,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        max_queue=max_queue,
+        max_body_mib=max_body_mib,
+        threads=threads,
+        policy=policy_of(policy),
+    )
+
+    def told(address: str) -> None:
+        if not quiet:
+            print(f"Serving at {address}, described at {address}/openapi.json", flush=True)
+
+    with Screen(run, quiet=quiet) as screen:
+        start(run, host=host, port=port, settings=settings, tell=screen.tell, told=told)
+
+
+@app.command()
 def systems(as_json: Json = False, debug: Debug = False) -> None:
     """List the published systems: what each claims, and what was measured here."""
     from manynet._catalog_terminal import listing, print_listing

@@ -141,10 +141,14 @@ class LatencyCost(Cost):
             MissingExtraError: ONNX Runtime is asked for and not installed.
         """
         with self.clock(member, example_inputs) as clock:
-            for _ in range(self.warmup):
-                clock()
-            times, disturbed = self._passes(clock)
-            return self._reading(times, disturbed)
+            return self.read(clock)
+
+    def read(self, clock: Clock) -> Latency:
+        """Warm up and read a clock until the median is sure or the time is up; see `measure`."""
+        for _ in range(self.warmup):
+            clock()
+        times, disturbed = self._passes(clock)
+        return self._reading(times, disturbed)
 
     def _passes(self, clock: Clock) -> tuple[list[float], list[float]]:
         """Run at least `repeats` passes, then on until the median is sure."""

@@ -3,13 +3,21 @@
 from manynet.run._api import run, run_config
 from manynet.run._events import Event, Tell, silent
 from manynet.run._folder import cores, fresh_folder, is_run, saved_config
-from manynet.run._result import RunResult
-from manynet.run._run import export_verb, extract_verb, report_verb, search_verb, train_verb
+from manynet.run._result import RunResult, Trained
+from manynet.run._run import (
+    export_verb,
+    extract_verb,
+    report_verb,
+    search_verb,
+    train_verb,
+    trained_family,
+)
 
 __all__ = [
     "Event",
     "RunResult",
     "Tell",
+    "Trained",
     "cores",
     "export_verb",
     "extract_verb",
@@ -22,4 +30,5 @@ __all__ = [
     "search_verb",
     "silent",
     "train_verb",
+    "trained_family",
 ]

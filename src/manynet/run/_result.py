@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from manynet._inputs import Inputs
+from manynet.family import Family
 from manynet.search import Front, Record
 
-__all__ = ["RunResult"]
+__all__ = ["RunResult", "Trained"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,20 @@ class RunResult:
     folder: Path
     report: Path
     summary: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A family whose front is known, as a run's folder holds it.
+
+    Args:
+        family: in eval mode.
+        front: the members that no other beats in everything.
+        example_inputs: two samples.
+        calibrated: gives a member batch-norm statistics of its own, in place, and returns it.
+    """
+
+    family: Family
+    front: Front
+    example_inputs: Inputs
+    calibrated: Callable[[nn.Module], nn.Module]

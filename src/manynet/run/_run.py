@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from manynet._files import read_json, write_json
+from manynet._inputs import moved
 from manynet.config import Config, resolve, save_config
 from manynet.deploy import Manifest, read_manifest
 from manynet.errors import BudgetError, InputError, ManynetError, StorageError
@@ -25,7 +26,7 @@ from manynet.run._material import Material, from_config
 from manynet.run._members import chosen, export_again, load_member, ship, ship_one, test_figures
 from manynet.run._plan import Plan, plan_for
 from manynet.run._ranking import rank_alone
-from manynet.run._result import RunResult
+from manynet.run._result import RunResult, Trained
 from manynet.run._work import Work, own_state
 from manynet.search import Front, Quality, Record
 
@@ -36,6 +37,7 @@ __all__ = [
     "run_all",
     "search_verb",
     "train_verb",
+    "trained_family",
 ]
 
 RESULT = "result.json"
@@ -141,6 +143,21 @@ def export_verb(
     with _reopened(config, folder, tell) as work:
         family, _ = _family_and_plan(work)
         return export_again(work, family, name, formats)
+
+
+def trained_family(folder: Path, *, tell: Tell = silent) -> Trained:
+    """Return the family that was trained in `folder`, its front, and what prepares its members.
+
+    Raises:
+        InputError: there is no run in the folder.
+        StorageError: no family was trained there, or no front was found.
+    """
+    with _reopened(saved_config(folder), folder, tell) as work:
+        front = read_front(work)
+        family, _ = _family_and_plan(work)
+        work.samples  # noqa: B018 - read now: the run may go on elsewhere later
+        inputs = moved(work.material.example_inputs(), work.device)
+        return Trained(family, front, inputs, work.calibrated)
 
 
 def report_verb(folder: Path) -> Path:
