@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from manynet.errors import InputError, did_you_mean
 from manynet.search.coarse_to_fine import CoarseToFine
 from manynet.search.genetic import Genetic
+from manynet.search.linas import Linas, one_shot, weak_nas
 from manynet.search.nsga2 import NSGA2
 from manynet.search.random_ import Exhaustive, Random
 from manynet.search.strategies import Strategy, StrategyFactory
@@ -18,8 +19,11 @@ STRATEGIES: Mapping[str, StrategyFactory] = {
     "coarse_to_fine": CoarseToFine,
     "exhaustive": Exhaustive,
     "genetic": Genetic,
+    "linas": Linas,
     "nsga2": NSGA2,
+    "one_shot": one_shot,
     "random": Random,
+    "weak_nas": weak_nas,
 }
 
 

@@ -3,6 +3,7 @@
 from manynet.space._arch import Arch, Value
 from manynet.space._choice import Choice
 from manynet.space._constraint import Constraint
+from manynet.space._grid import Grid
 from manynet.space._logic import Allow, Forbid, Implies
 from manynet.space._numeric import AtMost, Divides, Equal, LessEqual
 from manynet.space._space import Space
@@ -16,6 +17,7 @@ __all__ = [
     "Divides",
     "Equal",
     "Forbid",
+    "Grid",
     "Implies",
     "LessEqual",
     "Space",
