@@ -77,6 +77,10 @@ Epochs = Annotated[int | None, typer.Option(metavar="COUNT", help="Passes over t
 Evaluations = Annotated[
     int | None, typer.Option(metavar="COUNT", help="Archs that the search judges.")
 ]
+Strategy = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="How to search: nsga2, linas (with predictors), random …"),
+]
 Seed = Annotated[int | None, typer.Option(metavar="NUMBER", help="Decides every random number.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or auto.")]
 Set = Annotated[
@@ -128,6 +132,7 @@ def run(
     out: Out = None,
     epochs: Epochs = None,
     evaluations: Evaluations = None,
+    strategy: Strategy = None,
     seed: Seed = None,
     device: Device = None,
     settings: Set = None,
@@ -187,6 +192,7 @@ def search(
     run: Run,
     *,
     evaluations: Evaluations = None,
+    strategy: Strategy = None,
     settings: Set = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -419,6 +425,7 @@ _KEYS = {
     "hours": "hours",
     "epochs": "train.epochs",
     "evaluations": "search.evaluations",
+    "strategy": "search.strategy",
     "seed": "seed",
     "device": "device",
 }

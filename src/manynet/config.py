@@ -150,7 +150,16 @@ class SearchConfig(Section):
     """
 
     evaluations: Count | None = None
-    strategy: Literal["nsga2", "coarse_to_fine", "genetic", "random", "exhaustive"] = "nsga2"
+    strategy: Literal[
+        "nsga2",
+        "linas",
+        "weak_nas",
+        "one_shot",
+        "coarse_to_fine",
+        "genetic",
+        "random",
+        "exhaustive",
+    ] = "nsga2"
     population: Count | None = None
     costs: tuple[Name, ...] = ("macs", "parameters", "bytes", "peak_memory")
     calibration: Count = 512

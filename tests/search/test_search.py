@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,19 @@ from manynet.errors import BudgetError, InputError
 from manynet.search import (
     Evaluation,
     Front,
+    Linas,
     Metric,
     Record,
+    Ridge,
     Store,
+    StrategyFactory,
     accuracy,
     metric,
     search,
 )
 from manynet.space import Arch, Choice, Space
+
+QUICK_LINAS = partial(Linas, regressor=Ridge((0.1, 1.0)), inner=60)
 
 
 @dataclass
@@ -110,10 +116,10 @@ def test_the_same_seed_gives_the_same_course(strategy: str) -> None:
     assert run(1).history != run(2).history
 
 
-@pytest.mark.parametrize("strategy", ["nsga2", "random"])
+@pytest.mark.parametrize("strategy", ["nsga2", "random", QUICK_LINAS])
 @pytest.mark.parametrize("stop", [0, 1, 3, 17, 29])
 def test_an_interrupted_search_goes_on_to_the_same_front(
-    tmp_path: Path, strategy: str, stop: int
+    tmp_path: Path, strategy: str | StrategyFactory, stop: int
 ) -> None:
     def run(store: str, limit: int | None = None) -> tuple[Front, int]:
         calls = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from manynet.search._named import STRATEGIES, make_strategy
 from manynet.search._setup import Bounds, make_judge
 from manynet.search._view import View
 from manynet.search.front import Front, Record
+from manynet.search.linas import one_shot
 from manynet.search.store import Store
 from manynet.search.strategies import Evaluation, Strategy, StrategyFactory
 from manynet.space import Arch, Space
@@ -48,6 +50,7 @@ def search(
     population: int | None = None,
     progress: Progress | None = None,
     context: str = "",
+    canonical: Callable[[Arch], Arch] | None = None,
 ) -> Front:
     """Return the best members for every budget: the front of quality against costs.
 
@@ -62,8 +65,9 @@ def search(
         quality: a `Metric`, or the name of a value (more is better) that `evaluate` returns.
         costs: what is to be small; costs, or names of values that `evaluate` returns.
         evaluations: how many archs to judge, those found in the store included.
-        strategy: `"nsga2"`, `"coarse_to_fine"`, `"genetic"`, `"random"`, `"exhaustive"`, or a
-            `Strategy` (or what makes one) of your own.
+        strategy: `"nsga2"`, `"linas"` (measure few, predict many: for qualities that take long to
+            measure), `"weak_nas"`, `"one_shot"`, `"coarse_to_fine"`, `"genetic"`, `"random"`,
+            `"exhaustive"`, or a `Strategy` (or what makes one) of your own.
         constraints: the most that is allowed of a cost (of a quality: the least, if more is
             better), or `(least, most)` with None for no limit, by name.
         store: an evaluation store or its path; None keeps values in memory.
@@ -77,6 +81,8 @@ def search(
             `refused` archs, `stored` values used, and `seconds`.
         context: what stored qualities depend on that cannot be seen from here, such as the
             settings of `calibrate`. The weights and the data of `accuracy` are seen.
+        canonical: from an arch to the one that stands for all that are the same network, where
+            more than inactive choices makes them so; none of them is judged twice.
 
     Returns:
         The front; its `history` holds everything judged.
@@ -113,8 +119,11 @@ def search(
         count = _count(judge.space)
         if isinstance(strategy, str) and strategy in STRATEGIES and count <= evaluations:
             strategy = "exhaustive"
+        trusted = isinstance(strategy, str) and canonical is None
+        if isinstance(strategy, str) and strategy == "one_shot":
+            strategy = functools.partial(one_shot, evaluations=evaluations)
         proposer = make_strategy(strategy, judge.space, seed=seed, population=population)
-        run = _Run(judge, int(min(evaluations, count)), progress, isinstance(strategy, str))
+        run = _Run(judge, int(min(evaluations, count)), progress, trusted, canonical)
         _explore(run, proposer)
         return run.front()
 
@@ -148,6 +157,7 @@ class _Run:
     progress: Progress | None
     trusted: bool = False
     """Whether the strategy is ours, and so asks for canonical archs only."""
+    canonical: Callable[[Arch], Arch] | None = None
     seen: dict[Arch, Evaluation] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     judged: int = 0
@@ -162,6 +172,8 @@ class _Run:
     def look(self, arch: Arch) -> Evaluation:
         """Return the evaluation of `arch`, judging it if that was not done before."""
         canonical = arch if self.trusted else self.judge.space.canonical(arch)
+        if self.canonical is not None:
+            canonical = self.judge.space.canonical(self.canonical(canonical))
         evaluation = self.seen.get(canonical)
         if evaluation is None:
             evaluation = self.seen[canonical] = self.judge(canonical)

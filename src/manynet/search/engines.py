@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manynet.errors import InputError, MissingExtraError, did_you_mean
 from manynet.search._breeding import Breeder, Reals, Rows, Survivors
@@ -20,6 +21,8 @@ from manynet.space import Grid
 
 __all__ = ["ENGINES", "Engine", "Evolve", "Predicted", "Pymoo", "Sampled", "make_engine"]
 
+_MATINGS = 10
+"""How often pymoo mates again in a generation when children are there already."""
 Predict: TypeAlias = Callable[[Rows], tuple[Reals, Reals]]
 
 
@@ -122,7 +125,8 @@ class Pymoo:
         algorithm: `"nsga2"`, `"age-moea"` or `"u-nsga3"`.
         crossover: the probability that two parents are crossed.
         crossover_eta: how near children stay to their parents.
-        mutation: the probability that a choice of a child is changed.
+        mutation: the probability that a choice of a child is changed; None means one choice a
+            child in the mean (0.02 for the 45 of the reference).
         mutation_eta: how near it stays.
 
     Raises:
@@ -136,7 +140,7 @@ class Pymoo:
     algorithm: str
     crossover: float = 0.9
     crossover_eta: float = 15.0
-    mutation: float = 0.02
+    mutation: float | None = None
     mutation_eta: float = 20.0
 
     def __post_init__(self) -> None:
@@ -163,10 +167,13 @@ class Pymoo:
 
         sampling = grid.sample(np.random.default_rng(seed), population)
         objectives = predicted.predict(sampling[:1])[0].shape[1]
-        algorithm = self._made(objectives, population, sampling=sampling, repair=repair, seed=seed)
+        algorithm = self._made(
+            objectives, population, grid.width, sampling=sampling, repair=repair, seed=seed
+        )
         problem = _pymoo("core.problem").Problem(
             grid.width, n_obj=objectives, n_ieq_constr=1, xl=0, xu=grid.sizes - 1, vtype=int
         )
+        algorithm.mating.n_max_iterations = _MATINGS
         algorithm.setup(problem)
         while predicted.count < evaluations:
             asked = algorithm.ask()
@@ -175,17 +182,20 @@ class Pymoo:
             tell(asked)
         return np.unique(algorithm.pop.get("X").astype(np.int64), axis=0)
 
-    def _made(self, objectives: int, population: int, **options: Any) -> Any:
+    def _made(self, objectives: int, population: int, choices: int, **options: Any) -> Any:
         module, name = _PYMOO[self.algorithm]
         if self.algorithm == "u-nsga3":
             options["ref_dirs"] = _directions(objectives, population)
+            tournament = _pymoo("operators.selection.tournament").TournamentSelection
+            options["selection"] = tournament(func_comp=_of_one_niche)
+        rate = 1 / choices if self.mutation is None else self.mutation
         real: dict[str, Any] = {"vtype": float}
         operators = {
             "crossover": _pymoo("operators.crossover.sbx").SBX(
                 prob=self.crossover, eta=self.crossover_eta, **real
             ),
             "mutation": _pymoo("operators.mutation.pm").PM(
-                prob=1.0, prob_var=self.mutation, eta=self.mutation_eta, **real
+                prob=1.0, prob_var=rate, eta=self.mutation_eta, **real
             ),
         }
         return getattr(_pymoo(module), name)(
@@ -244,6 +254,31 @@ def _unlike(rows: Rows, others: Rows) -> Rows:
     known = {row.tobytes() for row in others}
     fresh = {row.tobytes(): number for number, row in reversed(list(enumerate(rows)))}
     return rows[sorted(number for key, number in fresh.items() if key not in known)]
+
+
+def _of_one_niche(
+    population: Any, pairs: NDArray[np.int64], random_state: np.random.Generator, **options: object
+) -> NDArray[np.int64]:
+    """Return the winners `(pairs, 1)` of U-NSGA-III's tournaments.
+
+    Less violation wins, else in one niche the lower rank, then the nearer to its direction, else
+    chance: pymoo's own breaks ties by a chance that has no seed.
+    """
+
+    def values(one: Any, other: Any) -> tuple[Any, Any]:
+        if one.CV[0] > 0 or other.CV[0] > 0:
+            return one.CV[0], other.CV[0]
+        if one.get("niche") != other.get("niche"):
+            return 0, 0
+        first, second = ((p.get("rank"), p.get("dist_to_niche")) for p in (one, other))
+        return first, second
+
+    won = pairs[np.arange(len(pairs)), random_state.integers(0, 2, len(pairs))]
+    for number, (a, b) in enumerate(pairs):
+        first, second = values(population[a], population[b])
+        if first != second:
+            won[number] = a if first < second else b
+    return won[:, None]
 
 
 def _directions(objectives: int, population: int) -> Reals:

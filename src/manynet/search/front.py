@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,25 @@ __all__ = ["RESERVED", "Front", "Record", "hypervolume", "non_dominated"]
 
 RESERVED = ("arch", "quality", "metric", "higher_is_better", "costs", "key")
 """Names that a cost cannot have: files use them for something else."""
+
+
+class EntryLike(Protocol):
+    """One value of an evaluation store."""
+
+    @property
+    def arch(self) -> Arch:
+        """What was measured."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """What the value is called."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """What was measured of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,40 @@ class Front:
         sign = -1.0 if higher_is_better else 1.0
         members.sort(key=lambda record: (*record.costs.values(), sign * record.quality))
         return cls(tuple(members), metric, higher_is_better, history)
+
+    @classmethod
+    def from_store(
+        cls,
+        entries: Iterable[EntryLike],
+        *,
+        metric: str,
+        costs: Sequence[str],
+        higher_is_better: bool = True,
+    ) -> Front:
+        """Return the front of what an evaluation store holds, to begin another search with.
+
+        Of values in several contexts the last one stored counts; archs that lack one are left out.
+
+        Args:
+            entries: a `Store`, or some of its entries, oldest first.
+            metric: the quality.
+            costs: the costs, in this order.
+            higher_is_better: whether more quality is better.
+
+        Raises:
+            InputError: no arch has all of them.
+        """
+        found: dict[Arch, dict[str, float]] = {}
+        for entry in entries:
+            found.setdefault(entry.arch, {})[entry.metric] = entry.value
+        records = [
+            Record(arch, values[metric], {name: values[name] for name in costs})
+            for arch, values in found.items()
+            if {metric, *costs} <= values.keys()
+        ]
+        if not records:
+            raise InputError(f"no arch of the store has {', '.join((metric, *costs))}")
+        return cls.of(records, metric=metric, higher_is_better=higher_is_better)
 
     @property
     def costs(self) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class Linas:
             list gives each objective its own, the quality first.
         engine: the inner search: `"nsga2"` (ours), or pymoo's `"pymoo-nsga2"`, `"age-moea"` and
             `"u-nsga3"`, `"sampled"`, or an `Engine` of your own.
-        inner: predictions in a round.
+        inner: predictions in a round; None for 400 generations of the population.
         warm_start: a front of another device, or archs, to begin with instead of chance; what is
             already in the store is not measured again.
         first: archs of the first population; `population` if None.
@@ -109,13 +109,14 @@ class Linas:
         population: int = 50,
         regressor: str | Regressor | Sequence[str | Regressor] = "ridge_svr",
         engine: str | Engine = "nsga2",
-        inner: int = 20_000,
+        inner: int | None = None,
         warm_start: Front | Iterable[Arch] = (),
         first: int | None = None,
         rounds: int | None = None,
         canonical: Callable[[Arch], Arch] | None = None,
     ) -> None:
         first = population if first is None else first
+        inner = 400 * population if inner is None else inner
         for name, value in {"population": population, "inner": inner, "first": first}.items():
             if value < 2:
                 raise InputError(f"Linas({name}={value}): it needs at least 2")

@@ -186,7 +186,13 @@ class MLP:
     def __call__(self, features: Reals, values: Reals, /) -> Fitted:
         """Fit on values of mean 0 and spread 1."""
         learn = _sklearn("neural_network").MLPRegressor
-        made = learn(self.hidden, solver="lbfgs", alpha=1e-2, max_iter=300, random_state=self.seed)
+        made = learn(
+            hidden_layer_sizes=self.hidden,
+            solver="lbfgs",
+            alpha=0.1,
+            max_iter=300,
+            random_state=self.seed,
+        )
         center, spread = float(values.mean()), float(values.std()) or 1.0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was stopped before it had converged
