@@ -1,5 +1,6 @@
-"""Peak memory of ten training steps, in a process of its own: `_peak.py NETWORK sandwich|largest`.
+"""Peak memory of ten training steps: `_peak.py NETWORK largest|sandwich|drawn`, a process each.
 
+A sandwich is the largest, the smallest and two more: the same two in every step, or `drawn` anew.
 Prints how many MiB the steps added to what the process held when everything was loaded.
 """
 
@@ -32,11 +33,12 @@ def main() -> None:
     else:
         optimizer = torch.optim.SGD(family.parameters(), lr=1e-3, momentum=0.9)
         family.guard(optimizer)
+    space = family.space
+    fixed = [space.largest, space.smallest, space.sample(rng), space.sample(rng)]
     for _ in range(10):
         optimizer.zero_grad()
-        space = family.space
-        archs = [space.largest, space.smallest, space.sample(rng), space.sample(rng)]
-        for arch in archs if mode == "sandwich" else [None]:
+        drawn = [*fixed[:2], space.sample(rng), space.sample(rng)]
+        for arch in {"largest": [None], "sandwich": fixed, "drawn": drawn}[mode]:
             member = network if arch is None else family.at(arch)
             functional.cross_entropy(member(*inputs), targets).backward()
         optimizer.step()

@@ -21,6 +21,7 @@ EXTRAS = {
     "graphs": ("torch_geometric",),
     "language": ("gguf", "peft", "sentencepiece", "transformers"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "ray": ("ray",),
     "report": ("plotly",),
     "search": ("pymoo", "scikit-learn"),
     "serve": ("fastapi", "prometheus-client", "uvicorn"),

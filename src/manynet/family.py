@@ -86,7 +86,7 @@ class Family:
         """Archs that have a name of their own; they are saved with the family."""
         self.cache_bytes: int | None = None
         """How much the copied weights of members kept for reuse may take. None: a tenth of the
-        shared weights (at least 16 MiB) while training, twice them (at least 1 GiB) otherwise."""
+        shared weights (at least 4 MiB) while training, twice them (at least 1 GiB) otherwise."""
         self._given_up = _give_up(shared, blueprint.bindings)
         self._skeleton = Skeleton(shared)
         self._axes = _elastic_axes(blueprint, space)
@@ -99,6 +99,7 @@ class Family:
         self._tensors: dict[str, Tensor] = {}
         self._cache: dict[Arch, Member] = {}
         self._cached_bytes = 0
+        self._kept: Member | None = None
         self.clear()
         self._watch()
 
@@ -125,6 +126,8 @@ class Family:
             if isinstance(arch, Arch) and arch == canonical:
                 canonical = arch  # a key is found fastest by itself
             member = self._member_of(canonical)
+        if self._kept is not None and member is not self._kept:
+            self._evict(member)
         member.recent = True
         fresh = member.fresh
         if fresh is not None and (
@@ -142,7 +145,7 @@ class Family:
                 member = self._bind(arch)
             self._cache[arch] = member
             self._cached_bytes += member.bytes
-            self._evict()
+            self._evict(member)
         return member
 
     def _bind(self, arch: Arch) -> Member:
@@ -278,21 +281,26 @@ class Family:
             for module, name, tensor in member.buffers:
                 module._buffers[name] = tensor
 
-    def _evict(self) -> None:
+    def _evict(self, asked: Member) -> None:
+        """Keep within the limit, but for the member that is asked for; it goes with the next."""
         limit = self.cache_bytes
         if limit is None:
             training = self.shared.training and torch.is_grad_enabled()
-            limit = max(self._bytes // 10, 1 << 24) if training else max(2 * self._bytes, 1 << 30)
-        newest = next(reversed(self._cache))
-        for arch in [arch for arch, member in self._cache.items() if member.bytes]:
-            if self._cached_bytes <= limit or arch == newest:
-                return
-            member = self._cache.pop(arch)
-            if member.recent:  # a second chance: it goes to the end of the line
-                member.recent = False
-                self._cache[arch] = member
-            else:
+            limit = max(self._bytes // 10, 1 << 22) if training else max(2 * self._bytes, 1 << 30)
+        for arch, member in list(self._cache.items()):
+            if self._cached_bytes > limit and member.bytes and member is not asked:
+                del self._cache[arch]
+                if member.recent:  # a second chance: it goes to the end of the line
+                    member.recent = False
+                    self._cache[arch] = member
+                else:
+                    self._cached_bytes -= member.bytes
+        large = sorted(self._cache.items(), key=lambda item: -item[1].bytes)
+        for arch, member in large:
+            if self._cached_bytes > limit and member.bytes and member is not asked:
+                del self._cache[arch]
                 self._cached_bytes -= member.bytes
+        self._kept = asked if self._cached_bytes > limit else None
 
     # -- the shared weights ------------------------------------------------------------------
 
@@ -388,7 +396,7 @@ class Family:
         where members are compiled.
         """
         self._cache.clear()
-        self._cached_bytes = 0
+        self._cached_bytes, self._kept = 0, None
         self._touched.clear()
         own = [*self.shared.named_parameters(), *self.shared.named_buffers()]
         self._tensors = {

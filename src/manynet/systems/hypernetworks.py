@@ -34,10 +34,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
 from manynet._apply import bind
 from manynet.bindings.hyper import hypernetwork
-from manynet.data import Data, load_data
+from manynet.data import Data, Samples, load_data, permuted
 from manynet.family import Family
 from manynet.space import Arch, Choice, Space, Value
 from manynet.systems._proof import Figures, Proof
@@ -152,7 +153,7 @@ def network(outputs: int = 10) -> nn.Sequential:
 
 
 def _hyper(proof: Proof, seed: int, beta: float) -> Figures:
-    data, tasks = _tasks(seed)
+    tasks = _tasks(seed)
     recipe = hypernetwork(
         "chunks",
         condition=Choice("task", tuple(range(TASKS))),
@@ -164,10 +165,12 @@ def _hyper(proof: Proof, seed: int, beta: float) -> Figures:
     )
     torch.manual_seed(seed)
     family = bind(network(), "*", recipe, together=True)
-    steps, sets = proof.share(STEPS), [task(data.train) for task in tasks]
-    learn_in_turn(family, sets, steps=steps, beta=beta, **_how(seed))
+    steps = proof.share(STEPS)
+    learn_in_turn(
+        family, [_tensors(task.train) for task in tasks], steps=steps, beta=beta, **_how(seed)
+    )
     members = [family.extract({"task": number}) for number in range(TASKS)]
-    found = [_judged(m, task(data.test)) for m, task in zip(members, tasks, strict=True)]
+    found = [_judged(m, task.test) for m, task in zip(members, tasks, strict=True)]
     return _figures(found, steps, sum(p.numel() for p in family.parameters()))
 
 
@@ -179,20 +182,20 @@ def _best_springs(proof: Proof, seed: int) -> Figures:
 
 
 def _springs(proof: Proof, seed: int, strength: float) -> Figures:
-    data, tasks = _tasks(seed)
+    tasks = _tasks(seed)
     torch.manual_seed(seed)
     family = Family(network(10 * TASKS))
     objective = ElasticWeights(family, strength=strength)
     steps = proof.share(STEPS)
     for number, task in enumerate(tasks):
         objective.objective = Task(_head(number))
-        _train_plain(family, task(data.train), steps, seed, objective)
-        inputs, labels = task(data.train)
+        _train_plain(family, task.train, steps, seed, objective)
+        inputs, labels = _tensors(task.train)
         objective.hold({}, inputs[:1000], labels[:1000])
     member = family.extract({})
     kept, found = (
-        [_judged(member, task(part), number) for number, task in enumerate(tasks)]
-        for part in (data.val, data.test)
+        [_judged(member, getattr(task, part), number) for number, task in enumerate(tasks)]
+        for part in ("val", "test")
     )
     made = _figures(found, steps, sum(p.numel() for p in family.parameters()))
     return replace(made, more={**made.more, "validation": float(np.mean(kept))})
@@ -209,13 +212,12 @@ def _head(number: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _apart(proof: Proof, seed: int) -> Figures:
-    data, tasks = _tasks(seed)
     found, count, steps = [], 0, proof.share(STEPS)
-    for number, task in enumerate(tasks):
+    for number, task in enumerate(_tasks(seed)):
         torch.manual_seed(seed + number)
         family = Family(network())
-        _train_plain(family, task(data.train), steps, seed, Task())
-        found.append(_judged(family.extract({}), task(data.test)))
+        _train_plain(family, task.train, steps, seed, Task())
+        found.append(_judged(family.extract({}), task.test))
         count += sum(p.numel() for p in family.parameters())
     return _figures(found, steps, count)
 
@@ -224,22 +226,20 @@ def _how(seed: int) -> dict[str, Any]:
     return {"optimizer": "adamw", "learning_rate": RATE, "batch_size": BATCH, "seed": seed}
 
 
-def _tasks(seed: int) -> tuple[Data, list[Callable[[Any], tuple[Tensor, Tensor]]]]:
-    """Return the images, and a function for each task that changes the places of their pixels."""
-    data = load_data("mnist10k", image_size=SIDE, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(SIDE**2, generator=generator) for _ in range(TASKS)]
+def _tasks(seed: int) -> list[Data]:
+    return permuted(load_data("mnist10k", image_size=SIDE, seed=seed), TASKS, seed=seed)
 
-    def task(order: Tensor) -> Callable[[Any], tuple[Tensor, Tensor]]:
-        return lambda samples: (samples.tensors[0].flatten(1)[:, order], samples.tensors[1])
 
-    return data, [task(order) for order in orders]
+def _tensors(samples: Samples) -> tuple[Tensor, ...]:
+    assert isinstance(samples, TensorDataset)
+    return samples.tensors
 
 
 @torch.no_grad()
-def _judged(member: nn.Module, samples: tuple[Tensor, Tensor], head: int = 0) -> float:
-    logits = member.eval()(samples[0])[:, 10 * head : 10 * head + 10]
-    return 100 * float((logits.argmax(1) == samples[1]).float().mean())
+def _judged(member: nn.Module, samples: Samples, head: int = 0) -> float:
+    inputs, labels = _tensors(samples)
+    logits = member.eval()(inputs)[:, 10 * head : 10 * head + 10]
+    return 100 * float((logits.argmax(1) == labels).float().mean())
 
 
 def _figures(found: Sequence[float], steps: int, count: int) -> Figures:
