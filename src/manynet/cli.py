@@ -349,6 +349,37 @@ def serve(
 
 
 @app.command()
+def ui(
+    run: Run,
+    *,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; others can reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="NUMBER", min=0, max=65535, help="0 for any that is free.")
+    ] = 8700,
+    export: Annotated[
+        bool, typer.Option("--export", help="Let the page export members into the folder.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show a run in the browser while it works, or afterwards.
+
+    Training and search as they happen, the front, a slider for the budget, two members side by
+    side, and the exported files. It listens on this machine only, and ends at Ctrl+C.
+    """
+    from manynet.ui import ui as serve_page
+
+    def ready(address: str) -> None:
+        if not quiet:
+            typer.echo(f"Open {address} in a browser; stop with Ctrl+C.")
+            sys.stdout.flush()
+
+    serve_page(run, host=host, port=port, export=export, ready=ready)
+
+
+@app.command()
 def systems(as_json: Json = False, debug: Debug = False) -> None:
     """List the published systems: what each claims, and what was measured here."""
     from manynet._catalog_terminal import listing, print_listing

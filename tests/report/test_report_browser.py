@@ -166,8 +166,8 @@ def test_the_command_can_be_copied(page: Any) -> None:
 
 def test_every_figure_is_drawn_and_named(page: Any) -> None:
     figures = page.locator(".plot")
-    assert figures.count() == 6
-    for index in range(6):
+    assert figures.count() == 9
+    for index in range(9):
         assert figures.nth(index).locator("svg.main-svg").count() > 0
         assert figures.nth(index).get_attribute("aria-label")
     page.select_option("#layers-of", "parameters")

@@ -59,7 +59,7 @@ def embedded(page: str) -> dict[str, object]:
 def _light(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave plotly's five megabytes out where a test does not draw."""
     if "missing_plotly" not in request.node.name:
-        monkeypatch.setattr("manynet.report._page._plotly", lambda: "0;")
+        monkeypatch.setattr("manynet.report._page.plotly_script", lambda: "0;")
 
 
 @pytest.fixture
@@ -80,7 +80,8 @@ def test_a_run_becomes_a_page_with_every_part(run_folder: Path) -> None:
     assert "Smallest member" in page.text
     assert "240 of 1,048,576 members were judged" in page.text
     figures = {attrs.get("data-figure") for tag, attrs in page.tags if tag == "div"} - {None}
-    assert figures == {"front", "loss", "accuracy", "layers", "latency", "ranking"}
+    curves = {"loss", "accuracy", "learning_rate", "growth", "judged"}
+    assert figures == {"front", *curves, "layers", "latency", "ranking"}
     assert "model.int8.onnx" in page.text
     assert "model: torchvision:resnet18" in page.text
     assert "machine.cpu" in page.text

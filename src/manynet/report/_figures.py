@@ -176,11 +176,14 @@ def _short(text: str, most: int) -> str:
 
 def curves(run: Run) -> tuple[str, ...]:
     """Return what is drawn over the steps of a training: the loss, and what judges members."""
-    return tuple(dict.fromkeys(("loss", "accuracy", run.front[0].metric)))
+    return tuple(dict.fromkeys(("loss", "accuracy", run.metric)))
 
 
 def training_series(steps: Sequence[Step], what: str) -> list[Series]:
-    """Return the curve of each kind of member for one of `curves`."""
+    """Return the curve of each kind of member for one of `curves`, or the learning rate's."""
+    if what == "learning_rate":
+        rate = _curve("learning rate", [(step.step, step.learning_rate) for step in steps])
+        return [rate] if rate.x else []
     names = list(dict.fromkeys(name for step in steps for name in step.members))
     found = [
         _curve(name, [(step.step, step.members.get(name, {}).get(what)) for step in steps])
@@ -220,7 +223,12 @@ def training_figure(series: Sequence[Series], what: str) -> Figure:
                 "hovertemplate": "%{text}",
             }
         )
-    layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": yaxis, "hovermode": "x unified"}
+    layout = {
+        "xaxis": {"title": {"text": "step"}},
+        "yaxis": yaxis,
+        "hovermode": "x unified",
+        "showlegend": len(data) > 1,
+    }
     return {"data": data, "layout": layout}
 
 

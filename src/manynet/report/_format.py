@@ -12,6 +12,7 @@ __all__ = [
     "CostLabel",
     "brief",
     "bytes_text",
+    "cost_amount",
     "cost_label",
     "cost_text",
     "count_text",
@@ -109,6 +110,18 @@ def cost_text(name: str, value: float) -> str:
     return (
         f"{scaled.strip()} {unit}".strip() if scaled.endswith(" ") else f"{scaled} {unit}".strip()
     )
+
+
+def cost_amount(name: str, value: float) -> str:
+    """Return a cost as it stands beside its title: without a unit that says the same again.
+
+    Example:
+        >>> cost_amount("macs", 1_234_567), cost_amount("bytes", 34_000)
+        ('1.23 M', '34 KB')
+    """
+    label, text = cost_label(name), cost_text(name, value)
+    same = label.unit.casefold() == label.title.casefold()
+    return text.removesuffix(label.unit).strip() if same else text
 
 
 def quality_text(metric: str, value: float) -> str:

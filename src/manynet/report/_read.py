@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from manynet.deploy import Manifest, read_manifest
 from manynet.errors import ManynetError, StorageError
-from manynet.search import Store
+from manynet.search import read_entries
+from manynet.search.front import non_dominated
 from manynet.space import Arch, Space, Value
 
 __all__ = [
     "Latency",
     "Layer",
+    "Progress",
     "Ranked",
     "Ranking",
     "Record",
     "Run",
+    "Search",
+    "Stage",
     "Step",
     "cost_names",
+    "look_at",
     "read_run",
 ]
 
@@ -99,11 +105,51 @@ class Ranking(BaseModel):
     members: list[Ranked]
 
 
+class Stage(BaseModel):
+    """One stage of a run: what, how far, and when (in seconds since 1970) it began and moved."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    text: str = ""
+    began: float = 0
+    updated: float = 0
+
+
+class Progress(BaseModel):
+    """What a run is doing, or how it ended: `progress.json`."""
+
+    verb: str = "run"
+    state: Literal["running", "finished", "failed", "stopped"]
+    message: str = ""
+    process: int = 0
+    host: str = ""
+    updated: float = 0
+    stages: list[Stage] = []
+
+    @property
+    def searching(self) -> bool:
+        """Whether a search is going on, so that an older front is out of date."""
+        last = self.stages[-1] if self.stages else None
+        return self.state == "running" and last is not None and last.stage == "search"
+
+
+class Search(BaseModel):
+    """What a search looks for: `search.json`."""
+
+    metric: str
+    higher_is_better: bool = True
+    costs: list[str]
+    evaluations: int = 0
+    strategy: str = ""
+
+
 @dataclass(frozen=True)
 class Run:
     """All that the page can show; what is empty was not in the folder.
 
     Args:
+        evaluated: in the order in which they were judged.
         notes: for each file that is there but unusable, one line that says why.
     """
 
@@ -120,11 +166,21 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     notes: dict[str, str] = field(default_factory=dict)
+    search: Search | None = None
+    progress: Progress | None = None
+
+    @property
+    def metric(self) -> str:
+        """What judges the members, or will."""
+        if self.front:
+            return self.front[0].metric
+        return "accuracy" if self.search is None else self.search.metric
 
 
 def cost_names(records: Sequence[Record]) -> list[str]:
     """Return the costs that every record knows, as the first one orders them."""
-    return [name for name in records[0].costs if all(name in one.costs for one in records)]
+    first = records[0].costs if records else {}
+    return [name for name in first if all(name in one.costs for one in records)]
 
 
 def read_run(folder: Path) -> Run:
@@ -134,19 +190,41 @@ def read_run(folder: Path) -> Run:
         StorageError: there is no front, or it cannot be read. Other files may be missing; what is
             wrong with those that are there but damaged stands in the run's `notes`.
     """
-    notes: dict[str, str] = {}
+    return _read(folder, _front(folder / "front.json"), {})
 
+
+def look_at(folder: Path) -> Run:
+    """Read the files of a run that may be at work: any of them may be missing, or half written.
+
+    While it searches, the front is that of the members judged so far. The stages are those of the
+    run, but for one that was killed: it cannot have said so.
+    """
+    notes: dict[str, str] = {}
+    saved: list[Record] = _optional(folder / "front.json", _json(list[Record]), [], notes)
+    if saved and not cost_names(saved):
+        notes["front.json"] = "front.json holds no cost that all members have"
+        saved = []
+    run = _read(folder, saved, notes)
+    if run.front and not (run.progress and run.progress.searching):
+        return run
+    return replace(run, front=_best_of(run.evaluated, run.search))
+
+
+def _read(folder: Path, front: list[Record], notes: dict[str, str]) -> Run:
     def optional(name: str, parse: Callable[[Path], T], default: T) -> T:
         return _optional(folder / name, parse, default, notes)
 
-    front = _front(folder / "front.json")
+    search = optional("search.json", _json(Search), None)
     evaluated: list[Record] = optional("evaluations.json", _json(list[Record]), [])
+    if not evaluated and (front or search):
+        evaluated = optional("evaluations.sqlite", lambda p: _stored(p, front, search), [])
+    made = "family.json" if (folder / "family.json").exists() else "checkpoints/start/family.json"
     return Run(
         folder,
         front,
-        evaluated=evaluated or optional("evaluations.sqlite", lambda p: _stored(p, front), []),
-        family=optional("family.json", _json(dict[str, Any]), {}),
-        space=optional("family.json", _space, None),
+        evaluated=evaluated,
+        family=optional(made, _json(dict[str, Any]), {}),
+        space=optional(made, _space, None),
         training=optional("training.jsonl", lambda path: list(_steps(path)), []),
         layers=optional("layers.json", lambda path: _json(_Layers)(path).members, {}),
         latency=optional("latency.json", _latency, None),
@@ -155,6 +233,8 @@ def read_run(folder: Path) -> Run:
         environment=optional("environment.json", _json(dict[str, Any]), {}),
         config=optional("config.yaml", lambda path: path.read_text(encoding="utf-8"), ""),
         notes=notes,
+        search=search,
+        progress=optional("progress.json", _json(Progress), None),
     )
 
 
@@ -208,28 +288,45 @@ def _steps(path: Path) -> Iterator[Step]:
 
 
 def _space(path: Path) -> Space | None:
-    document = json.loads(path.read_bytes()).get("space")
+    document = _json(dict[str, Any])(path).get("space")
     return None if document is None else Space.from_json(document)
 
 
-def _stored(path: Path, front: list[Record]) -> list[Record]:
-    """Return the archs of an evaluation store that have a quality, with the costs known of each."""
-    metric, costs = front[0].metric, front[0].costs.keys()
+def _stored(path: Path, front: list[Record], search: Search | None) -> list[Record]:
+    """Return the archs of a store that have a quality, in the order in which they got it."""
+    metric = search.metric if search else front[0].metric
+    higher = search.higher_is_better if search else front[0].higher_is_better
+    costs = dict.fromkeys([*(search.costs if search else ()), *(front[0].costs if front else ())])
     values: dict[Arch, dict[str, float]] = {}
-    with Store(path) as store:
-        for entry in store:  # oldest first, so that the newest value of a metric stays
-            values.setdefault(entry.arch, {})[entry.metric] = entry.value
+    judged: dict[Arch, None] = {}
+    for entry in read_entries(path):  # oldest first, so that the newest value of a metric stays
+        values.setdefault(entry.arch, {})[entry.metric] = entry.value
+        if entry.metric == metric:
+            judged[entry.arch] = None
     return [
         Record(
             arch=dict(arch),
             quality=found[metric],
             metric=metric,
-            higher_is_better=front[0].higher_is_better,
+            higher_is_better=higher,
             costs={name: found[name] for name in costs if name in found},
         )
-        for arch, found in values.items()
-        if metric in found
+        for arch in judged
+        for found in [values[arch]]
     ]
+
+
+def _best_of(evaluated: list[Record], search: Search | None) -> list[Record]:
+    """Return the members that no other beats so far, by what the search looks for."""
+    if search is None or not search.costs:
+        return []
+    known = [one for one in evaluated if all(name in one.costs for name in search.costs)]
+    if not known:
+        return []
+    sign = -1.0 if search.higher_is_better else 1.0
+    rows = [[sign * one.quality, *(one.costs[name] for name in search.costs)] for one in known]
+    kept = [known[row] for row in non_dominated(np.array(rows, dtype=np.float64))]
+    return sorted(kept, key=lambda one: one.costs[search.costs[0]])
 
 
 def _latency(path: Path) -> Latency | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -13,6 +15,7 @@ from manynet.deploy import FileRecord, Manifest
 from manynet.errors import InputError
 from manynet.report._format import (
     bytes_text,
+    cost_amount,
     cost_label,
     cost_text,
     count_text,
@@ -49,8 +52,9 @@ def section(name: str, title: str, lead: str, body: str) -> str:
 
 
 def note(text: str) -> str:
-    """Return one line in the place of a figure that cannot be drawn."""
-    return f'<p class="note">{escape(text)}</p>'
+    """Return one line in the place of a figure that cannot be drawn; `commands` stand apart."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return f'<p class="note">{marked}</p>'
 
 
 def details(summary: str, body: str) -> str:
@@ -98,7 +102,7 @@ def largest_arch(run: Run) -> dict[str, Value]:
     """Return the largest arch of the space; without a space, the costliest of the front."""
     if run.space is not None:
         return dict(run.space.largest)
-    return dict(_ends(run.front)[1].arch)
+    return dict(_ends(run.front)[1].arch) if run.front else {}
 
 
 def _ends(records: Sequence[Record]) -> tuple[Record, Record]:
@@ -109,6 +113,8 @@ def _ends(records: Sequence[Record]) -> tuple[Record, Record]:
 
 def headline(run: Run) -> str:
     """Say what came out: the family, its ends, its span, and what that does not say."""
+    if not run.front:
+        return _headline_before(run)
     name = model_name(run)
     count = _count(run)
     title = f"{name}: one set of weights" + (f", {count_text(count)} networks" if count else "")
@@ -122,6 +128,17 @@ def headline(run: Run) -> str:
         f'<p class="made">{escape(_made(run))}{_exported(run)}</p>\n'
         f'<ul class="cards">{cards}</ul>\n'
         f'<p class="limits">{escape(_limits(run))}</p>'
+    )
+
+
+def _headline_before(run: Run) -> str:
+    """Say what is in the making, before a member was judged."""
+    count = _count(run)
+    title = model_name(run) + (
+        f": one set of weights, {count_text(count)} networks" if count else ""
+    )
+    return f"<h1>{escape(title)}</h1>\n" + (
+        f'<p class="made">{escape(_made(run))}</p>' if run.space is not None else ""
     )
 
 
@@ -228,13 +245,15 @@ def _limits(run: Run) -> str:
 
 def front_table(run: Run) -> str:
     """Return every member of the front as a table that opens on a click."""
+    if not run.front:
+        return ""
     names = cost_names(run.front)
     header = ["#", run.front[0].metric, *(cost_label(name).title for name in names)]
     rows = [
         [
             str(place),
             quality_text(one.metric, one.quality),
-            *(cost_text(name, one.costs[name]) for name in names),
+            *(cost_amount(name, one.costs[name]) for name in names),
         ]
         for place, one in enumerate(run.front, start=1)
     ]
@@ -242,27 +261,28 @@ def front_table(run: Run) -> str:
     return details(f"All {len(run.front)} members of the front as a table", listing)
 
 
-def exports(run: Run) -> str:
-    """Return a card for each exported member, the cheapest first."""
-    cards = "".join(_export(name, manifest) for name, manifest in _by_cost(run))
+def exports(run: Run, *, link: bool = False) -> str:
+    """Return a card for each exported member, the cheapest first; its files may be links."""
+    cards = "".join(_export(name, manifest, link=link) for name, manifest in _by_cost(run))
     return f'<div class="members">{cards}</div>'
 
 
-def _export(name: str, manifest: Manifest) -> str:
+def _export(name: str, manifest: Manifest, *, link: bool) -> str:
     metric = manifest.metric or "accuracy"
-    facts = [(cost_label(cost).title, cost_text(cost, v)) for cost, v in manifest.costs.items()]
+    facts = [(cost_label(cost).title, cost_amount(cost, v)) for cost, v in manifest.costs.items()]
     if manifest.quality is not None:
         facts.insert(0, (metric, quality_text(metric, manifest.quality)))
     listed = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in facts)
-    files = "".join(_file(file, metric) for file in manifest.files)
+    where = f"members/{quote(name)}/" if link else ""
+    files = "".join(_file(file, metric, where) for file in manifest.files)
     return (
         f'<article class="member"><h3>{escape(name)}</h3><dl>{listed}</dl>'
         f'<ul class="files">{files}</ul></article>'
     )
 
 
-def _file(file: FileRecord, metric: str) -> str:
-    """Return a file's name, size and what was measured on it."""
+def _file(file: FileRecord, metric: str, where: str) -> str:
+    """Return a file's name, size and what was measured on it; a link to it if `where` is given."""
     words = [f"{file.format}, {bytes_text(file.bytes)}"]
     if file.quality is not None:
         words.append(f"{quality_text(metric, file.quality)} {metric}")
@@ -270,8 +290,12 @@ def _file(file: FileRecord, metric: str) -> str:
     if file.difference is not None:
         good = file.tolerance is None or file.difference <= file.tolerance
         kind = "good" if good else "bad"
-        text += f', <span class="{kind}">off by at most {file.difference:.1e}</span>'
-    return f"<li><code>{escape(file.name)}</code>{text}</li>"
+        gap = f"off by at most {file.difference:.1e}" if file.difference else "equal to the member"
+        text += f', <span class="{kind}">{gap}</span>'
+    code = f"<code>{escape(file.name)}</code>"
+    if where:
+        code = f'<a href="{escape(where + quote(file.name))}" download>{code}</a>'
+    return f"<li>{code}{text}</li>"
 
 
 def became_elastic(run: Run) -> str:

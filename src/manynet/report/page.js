@@ -1,12 +1,15 @@
 "use strict";
 (() => {
-  const run = JSON.parse(document.getElementById("run").textContent);
+  let run = JSON.parse(document.getElementById("run").textContent); // a live page takes newer ones
   const $ = (id) => document.getElementById(id);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const hovers = matchMedia("(hover: hover)").matches; // on a touch screen a drag scrolls the page
   const narrow = matchMedia("(max-width: 520px)");
-  const plots = [...document.querySelectorAll(".plot[data-figure]")];
-  let state = { cost: run.costs[0].name, stop: Number($("budget").value), tooLow: false };
+  const live = document.documentElement.dataset.live === "true";
+  let state = { cost: run.costs[0]?.name ?? "", stop: Number($("budget").value) || 0, tooLow: false };
+
+  const plots = () => [...document.querySelectorAll(".plot[data-figure]")];
+  const plotOf = (name) => document.querySelector(`.plot[data-figure="${name}"]`);
 
   const costOf = (name) => run.costs.find((cost) => cost.name === name);
   const current = () => costOf(state.cost).stops[state.stop];
@@ -39,6 +42,7 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "@muted", activecolor: "@first" },
       hovermode: "closest",
       dragmode: hovers ? "zoom" : false,
+      uirevision: "kept", // what the reader zoomed to stays when new figures come
       ...given,
       xaxis: axis(given.xaxis),
       yaxis: axis(given.yaxis),
@@ -53,7 +57,7 @@
   function figureOf(plot) {
     const name = plot.dataset.figure;
     const choice = document.querySelector(`select[data-switch="${name}"]`);
-    if (name === "front") return withPick(run.figures.front[state.cost]);
+    if (name === "front") return run.costs.length ? withPick(run.figures.front[state.cost]) : undefined;
     return choice ? run.figures[name][choice.value] : run.figures[name];
   }
 
@@ -65,18 +69,18 @@
       type: "line", xref: "x", yref: "paper", x0: current().limit, x1: current().limit, y0: 0, y1: 1,
       line: { color: "@second", width: 1.5, dash: "dot" },
     };
-    return { data, layout: { ...figure.layout, shapes: [budget] } };
+    return { data, layout: { ...figure.layout, shapes: [budget], uirevision: state.cost } };
   }
 
   function draw(plot) {
     const figure = figureOf(plot);
+    if (!figure) return;
     const { data, layout: whole } = painted({ data: 0, layout: layout(figure.layout) });
     if (figure.layout.height) plot.style.height = `${figure.layout.height}px`;
-    return Plotly.react(plot, figure.data.map((trace) => painted(trace)), { ...whole, shapes: (whole.shapes || []).map((s) => painted(s)) }, config);
+    Plotly.react(plot, figure.data.map((trace) => painted(trace)), { ...whole, shapes: (whole.shapes || []).map((s) => painted(s)) }, config);
   }
 
-  const drawAll = () => plots.forEach(draw);
-  const front = plots.find((plot) => plot.dataset.figure === "front");
+  const drawAll = () => plots().forEach(draw);
 
   // ---- the picked member --------------------------------------------------------------------
   function element(tag, text, className) {
@@ -133,7 +137,35 @@
     $("command").replaceChildren(...inParts(stop.command));
     $("arch-summary").textContent = member.summary;
     $("arch").replaceChildren(...member.choices.map(rowOfChoice));
-    if (front && front.data) draw(front);
+    showExported(member, stop);
+    if (plotOf("front").data) draw(plotOf("front"));
+    compare();
+  }
+
+  // Where the picked member's files are; a live page links to them, and may offer to make them.
+  function showExported(member, stop) {
+    const parts = member.files.flatMap(({ name, files }) => {
+      if (!live) {
+        const link = element("a", name);
+        link.href = "#exports";
+        const said = element("p", "Exported already, as ");
+        said.append(link);
+        return [said];
+      }
+      const list = document.createElement("ul");
+      list.append(...files.map(([file, href, size]) => {
+        const link = element("a", file);
+        link.href = href;
+        link.download = `${name}-${file}`;
+        const item = document.createElement("li");
+        item.append(link, element("span", ` ${size}`, "muted"));
+        return item;
+      }));
+      return [element("p", `Exported as ${name}; download`), list];
+    });
+    const offer = window.manynetOffer;
+    if (!parts.length && offer) parts.push(...offer(run, state.cost, stop));
+    $("exported").replaceChildren(...parts);
   }
 
   function pick(stop, tooLow = "") {
@@ -169,6 +201,78 @@
     show();
   }
 
+  // ---- two members side by side -------------------------------------------------------------
+  function option(value, text) {
+    const made = element("option", text);
+    made.value = value;
+    return made;
+  }
+
+  function fillChoices() {
+    const order = run.members.map((_, place) => place);
+    for (const [id, fallback] of [["first", "picked"], ["second", "best"]]) {
+      const before = $(id).value || fallback;
+      const named = [option("picked", "the picked member"), option("best", "the best member"), option("least", "the cheapest member")];
+      const members = order.map((place) => option(String(place), run.members[place].label));
+      $(id).replaceChildren(...named, ...members);
+      $(id).value = before;
+      if (!$(id).value) $(id).value = fallback;
+    }
+  }
+
+  function chosen(id) {
+    const value = $(id).value;
+    if (value === "picked") return run.members[current().member];
+    const by = value === "best" ? (one) => -one.rank : (one) => one.costs[state.cost];
+    if (value === "best" || value === "least") return run.members.reduce((a, b) => (by(b) < by(a) ? b : a));
+    return run.members[Number(value)];
+  }
+
+  const times = (ratio) => `${Number(ratio.toPrecision(3))} ×`;
+
+  function against(first, second) {
+    if (first === second) return "same";
+    return first > 0 && second > 0 ? times(second / first) : "";
+  }
+
+  function qualityAgainst(first, second) {
+    if (first.quality === second.quality) return "same";
+    if (!first.qualityText.endsWith("%")) return against(first.quality, second.quality);
+    const points = 100 * (second.quality - first.quality);
+    return `${points > 0 ? "+" : "−"}${Math.abs(points).toFixed(1)} points`;
+  }
+
+  function rowOfTwo(name, texts, last, better, className = "") {
+    const row = document.createElement("tr");
+    row.className = className;
+    const head = element("th", "");
+    head.append(...name.split(/(?<=\.)/).flatMap((part) => [part, document.createElement("wbr")]));
+    head.scope = "row";
+    const cells = texts.map((text, place) => element("td", text, `number${place === better ? " better" : ""}`));
+    row.append(head, ...cells, element("td", last, "number"));
+    return row;
+  }
+
+  const less = (a, b) => (a === b ? -1 : a < b ? 0 : 1);
+
+  function compare() {
+    const [a, b] = [chosen("first"), chosen("second")];
+    const rows = [rowOfTwo(run.metric, [a.qualityText, b.qualityText], qualityAgainst(a, b), less(-a.rank, -b.rank))];
+    a.costTexts.forEach(([name, text], place) => {
+      const [x, y] = [a.costs[name], b.costs[name]];
+      rows.push(rowOfTwo(costOf(name)?.title ?? name, [text, b.costTexts[place]?.[1] ?? ""], against(x, y), less(x, y)));
+    });
+    const choices = a.choices.map(([name, value], place) => [name, value, b.choices[place][1]]);
+    const differ = choices.filter(([, x, y]) => x !== y);
+    const equal = choices.filter(([, x, y]) => x === y); // they stay, so that nothing below moves
+    for (const [name, x, y] of differ) rows.push(rowOfTwo(name, [x, y], against(Number(x), Number(y)), -1, "mono"));
+    for (const [name, x, y] of equal) rows.push(rowOfTwo(name, [x, y], "same", -1, "mono muted"));
+    $("compare-rows").replaceChildren(...rows);
+    $("compare-note").textContent = a === b
+      ? "Both are the same member; choose another one."
+      : `${differ.length} of ${choices.length} choices differ. The better figure of two is bold.`;
+  }
+
   // ---- copying ------------------------------------------------------------------------------
   function selected(node) {
     const range = document.createRange();
@@ -189,24 +293,95 @@
     setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
   }
 
+  // ---- newer figures ------------------------------------------------------------------------
+  // Replace a region only where its HTML has changed, so that nothing flickers or closes.
+  const regions = new Map(Object.entries(run.html ?? {}));
+
+  function replaceRegion(name, html) {
+    const region = document.querySelector(`[data-region="${name}"]`);
+    if (!region || regions.get(name) === html) return;
+    const open = [...region.querySelectorAll("details")].map((part) => part.open);
+    const choices = [...region.querySelectorAll("select")].map((part) => part.value);
+    region.querySelectorAll(".plot").forEach((plot) => Plotly.purge(plot));
+    region.innerHTML = html; // every text in it was escaped where it was made
+    region.querySelectorAll("details").forEach((part, place) => { part.open = open[place] ?? part.open; });
+    region.querySelectorAll("select").forEach((part, place) => { part.value = choices[place] ?? part.value; });
+    regions.set(name, html);
+    listen(region);
+  }
+
+  function update(next) {
+    const limit = run.costs.length ? current().limit : null;
+    const before = JSON.stringify(run.members);
+    run = next;
+    Object.entries(run.html).forEach(([name, html]) => replaceRegion(name, html));
+    const any = run.costs.length > 0;
+    $("pick").hidden = $("compare").hidden = !any;
+    if (any) {
+      if (!costOf(state.cost)) state = { cost: run.costs[0].name, stop: 0, tooLow: "" };
+      if (limit === null) offerCosts();
+      const { stops } = costOf(state.cost);
+      const fitting = stops.filter((stop) => stop.cost <= limit).length;
+      const stop = limit === null ? (stops.length - 1) >> 1 : Math.max(0, fitting - 1);
+      state = { ...state, stop, tooLow: state.tooLow && limit !== null ? state.tooLow : "" };
+      if (before !== JSON.stringify(run.members)) fillChoices();
+      if (document.activeElement !== $("name")) show();
+    }
+    drawAll();
+    if (any) listenToFront();
+    showLinks();
+  }
+
+  // A live page has no use for links to what is not there yet.
+  function showLinks() {
+    for (const link of document.querySelectorAll("nav a")) {
+      const target = document.querySelector(link.hash);
+      link.hidden = !target || target.hidden;
+    }
+  }
+
+  function offerCosts() {
+    $("cost").replaceChildren(...run.costs.map((cost) => option(cost.name, cost.title)));
+    $("cost").value = state.cost;
+    document.querySelector(".quality .muted").textContent = run.metric;
+  }
+
+  function listenToFront() {
+    const front = plotOf("front");
+    if (!front.on || front.dataset.heard) return;
+    front.dataset.heard = "true";
+    front.on("plotly_click", (event) => {
+      const cost = event.points[0].x;
+      pickWithin(cost, costOf(state.cost).title);
+      $("budget").focus();
+    });
+  }
+
+  function listen(part) {
+    for (const choice of part.querySelectorAll("select[data-switch]")) {
+      choice.addEventListener("change", () => draw(plotOf(choice.dataset.switch)));
+    }
+  }
+
   // ---- start --------------------------------------------------------------------------------
   $("budget").addEventListener("input", (event) => { $("typed").value = ""; pick(Number(event.target.value)); });
   $("typed").addEventListener("change", typedBudget);
   $("typed").addEventListener("keydown", (event) => { if (event.key === "Enter") typedBudget(); });
   $("cost").addEventListener("change", changeCost);
   $("copy").addEventListener("click", copy);
-  for (const choice of document.querySelectorAll("select[data-switch]")) {
-    choice.addEventListener("change", () => draw(plots.find((plot) => plot.dataset.figure === choice.dataset.switch)));
-  }
+  $("first").addEventListener("change", compare);
+  $("second").addEventListener("change", compare);
+  listen(document);
   dark.addEventListener("change", drawAll);
   narrow.addEventListener("change", drawAll);
-  $("cost").value = state.cost;
-  show();
+  if (run.costs.length) {
+    $("cost").value = state.cost;
+    fillChoices();
+    show();
+  }
   drawAll();
-  front.on("plotly_click", (event) => {
-    const cost = event.points[0].x;
-    pickWithin(cost, costOf(state.cost).title);
-    $("budget").focus();
-  });
+  if (run.costs.length) listenToFront();
+  if (live) showLinks();
+  window.manynet = { update, refresh: () => { if (run.costs.length) show(); } };
   document.documentElement.dataset.ready = "true";
 })();

@@ -30,6 +30,8 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
     """
     config = work.config.search
     predicted = predictor(work, family)
+    costs = searched(work.config, predicted, generates=work.generates)
+    _write_search(work, plan, [cost.name for cost in costs])
     step = work.progress("search")
     step(0, plan.evaluations, "")
 
@@ -40,7 +42,7 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
     front = search(
         family,
         work.metric,
-        costs=searched(work.config, predicted, generates=work.generates),
+        costs=costs,
         evaluations=plan.evaluations,
         strategy=config.strategy,
         population=config.population,
@@ -55,6 +57,20 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
     front.to_csv(work.folder / "front.csv")
     front.to_json(work.folder / "front.json")
     return front
+
+
+def _write_search(work: Work, plan: Plan, costs: list[str]) -> None:
+    """Write down what is searched for, so that the store can be read while it grows."""
+    write_json(
+        work.folder / "search.json",
+        {
+            "metric": work.metric.name,
+            "higher_is_better": work.metric.higher_is_better,
+            "costs": costs,
+            "evaluations": plan.evaluations,
+            "strategy": work.config.search.strategy,
+        },
+    )
 
 
 def read_front(work: Work) -> Front:

@@ -18,6 +18,7 @@ from manynet.family import Family
 from manynet.models import load
 from manynet.report import write_report
 from manynet.run._costs import check_names
+from manynet.run._diary import PROGRESS, Diary
 from manynet.run._events import Tell, silent
 from manynet.run._family import convert, pace_of, threads_for, train_family
 from manynet.run._folder import CONFIG, ENVIRONMENT, LOCK, held, is_run, open_folder, saved_config
@@ -52,7 +53,7 @@ def run_all(
     tell: Tell = silent,
 ) -> RunResult:
     """Do all that is left of a run; see `manynet.run` and `run_config`."""
-    with _opened(config, folder, material, quality, tell) as work:
+    with _opened("run", config, folder, tell, material=material, quality=quality) as work:
         if not (folder / RESULT).is_file():
             family, plan = _trained(work)
             front = find_front(work, family, plan)
@@ -65,7 +66,7 @@ def run_all(
 
 def train_verb(config: Config, folder: Path, *, tell: Tell = silent) -> dict[str, Any]:
     """Make and train the family, and stop there."""
-    with _opened(config, folder, None, None, tell) as work:
+    with _opened("train", config, folder, tell) as work:
         family, plan = _trained(work)
         count = sum(parameter.numel() for parameter in family.parameters())
         return {
@@ -84,7 +85,7 @@ def search_verb(folder: Path, overrides: Mapping[str, Any], *, tell: Tell = sile
         StorageError: no family was trained there.
     """
     config = _updated(folder, overrides)
-    with _reopened(config, folder, tell) as work:
+    with _reopened(config, folder, tell, verb="search") as work:
         family, plan = _family_and_plan(work)
         wanted = config.search.evaluations or plan.evaluations
         plan = Plan(**{**vars(plan), "evaluations": wanted})
@@ -171,11 +172,13 @@ def report_verb(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _opened(
+    verb: str,
     config: Config,
     folder: Path,
-    material: Material | None,
-    quality: Quality | None,
     tell: Tell,
+    *,
+    material: Material | None = None,
+    quality: Quality | None = None,
 ) -> Iterator[Work]:
     """Open a new or begun run; a new one that fails before it has computed leaves nothing."""
     check_names(config)
@@ -184,9 +187,10 @@ def _opened(
     with held(folder):
         try:
             open_folder(folder, config)
-            work = Work(folder, config, material, tell, quality)
-            with own_state(config.seed, int(work.environment["threads"])):
-                yield work
+            with Diary(folder, verb, tell, RESULT) as diary:
+                work = Work(folder, config, material, diary.tell, quality)
+                with own_state(config.seed, int(work.environment["threads"])):
+                    yield work
         except ManynetError:
             if fresh and not (folder / "checkpoints" / "start").exists():
                 _forget(folder, made)
@@ -194,7 +198,7 @@ def _opened(
 
 
 def _forget(folder: Path, made: list[Path]) -> None:
-    for name in (CONFIG, ENVIRONMENT, LOCK):
+    for name in (CONFIG, ENVIRONMENT, PROGRESS, LOCK):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     for empty in made:
@@ -203,16 +207,16 @@ def _forget(folder: Path, made: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _reopened(config: Config, folder: Path, tell: Tell) -> Iterator[Work]:
-    """Open a run whose family is trained."""
+def _reopened(config: Config, folder: Path, tell: Tell, *, verb: str = "") -> Iterator[Work]:
+    """Open a run whose family is trained; a verb that takes long writes down how far it is."""
     if not (folder / "family.json").is_file():
         raise StorageError(
             f"{folder} holds no trained family yet; finish the training first: "
             f"manynet train {folder}"
         )
     check_names(config)
-    with held(folder):
-        work = Work(folder, config, from_config(config), tell)
+    with held(folder), Diary(folder, verb, tell) as diary:
+        work = Work(folder, config, from_config(config), diary.tell if verb else tell)
         with own_state(config.seed, int(work.environment["threads"])):
             yield work
 

@@ -44,6 +44,7 @@ from manynet.search.regressors import Stacked as Stacked
 from manynet.search.regressors import fitted_by as fitted_by
 from manynet.search.store import Entry as Entry
 from manynet.search.store import Store as Store
+from manynet.search.store import read_entries as read_entries
 from manynet.search.strategies import Evaluation as Evaluation
 from manynet.search.strategies import Strategy as Strategy
 from manynet.search.strategies import StrategyFactory as StrategyFactory
@@ -94,6 +95,7 @@ __all__ = [
     "neighbor_accuracy",
     "one_shot",
     "perplexity",
+    "read_entries",
     "search",
     "weak_nas",
 ]

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias, TypeVar
+from urllib.parse import quote
 
 from manynet.errors import InputError, StorageError
 from manynet.space import Arch
 
-__all__ = ["Entry", "Store"]
+__all__ = ["Entry", "Store", "read_entries"]
 
 _T = TypeVar("_T", str, float)
 _Row: TypeAlias = tuple[str, str, str, str, float, float, float]
@@ -214,6 +215,54 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
+
+
+def read_entries(path: Path | str) -> list[Entry]:
+    """Return what a store holds, oldest first, while others may be writing it.
+
+    The file is opened for reading only: nothing is created, locked for long, or folded together,
+    so that one may look at a run that is not one's own.
+
+    Raises:
+        StorageError: the file is missing, damaged, or not a store.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/e.sqlite") as store:
+        ...     _ = store.add(Arch({"width": 8}), {"accuracy": 0.75})
+        ...     [(entry.metric, entry.value) for entry in read_entries(store.path)]
+        [('accuracy', 0.75)]
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StorageError(f"{path} does not exist; check the folder's name")
+    # Without a log beside it nobody has it open, and SQLite need not make one to read it.
+    has_log = path.with_name(f"{path.name}-wal").is_file()
+    try:
+        try:
+            return _read_only(path, "mode=ro" if has_log else "mode=ro&immutable=1")
+        except sqlite3.OperationalError:
+            if not has_log or os.access(path.parent, os.W_OK):
+                raise
+            return _read_only(path, "mode=ro&immutable=1")  # a folder that cannot be written
+    except sqlite3.Error as error:
+        raise _explained(error, path, "read") from error
+
+
+def _read_only(path: Path, how: str) -> list[Entry]:
+    where = f"file:{quote(str(path.absolute()))}?{how}"
+    with contextlib.closing(sqlite3.connect(where, uri=True, timeout=5.0)) as connection:
+        connection.execute("BEGIN")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        if not tables:  # somebody is just making it
+            return []
+        if application != _APPLICATION:
+            raise StorageError(f"{path} is a database, but not an evaluation store of manynet")
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM evaluations ORDER BY created, arch_key, metric, context"
+        ).fetchall()
+    return [_entry(path, row) for row in rows]
 
 
 def _rows(
