@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typer import Typer
 from typer.testing import CliRunner
 
 from manynet.cli import app
@@ -46,14 +47,25 @@ The [config](config.md) lists the keys that `--set` takes.
 
 def page() -> str:
     """Return the page as it should be."""
-    verbs = [command.name or command.callback.__name__ for command in app.registered_commands]
-    return "\n".join([INTRODUCTION, *map(section, verbs)])
+    return "\n".join([INTRODUCTION, *map(section, [*verbs_of(app), *grouped()])])
+
+
+def verbs_of(group: Typer) -> list[str]:
+    return [command.name or command.callback.__name__ for command in group.registered_commands]
+
+
+def grouped() -> list[str]:
+    """Return the verbs of two words, such as `device serve`."""
+    groups = [(found.name, found.typer_instance) for found in app.registered_groups]
+    return [f"{name} {verb}" for name, group in groups for verb in verbs_of(group)]
 
 
 def section(verb: str) -> str:
     """Return what the page says of one verb: its own help."""
     plain = {"COLUMNS": "88", "TERMINAL_WIDTH": "88", "NO_COLOR": "1"}
-    help_text = CliRunner().invoke(app, [verb, "--help"], prog_name="manynet", env=plain).output
+    help_text = (
+        CliRunner().invoke(app, [*verb.split(), "--help"], prog_name="manynet", env=plain).output
+    )
     return f"## manynet {verb}\n\n```text\n{help_text.strip()}\n```\n"
 
 

@@ -78,6 +78,7 @@ HEAVY = {
 # Private modules that are imported inside a function only, and so may import these at their top.
 LAZY: dict[str, set[str]] = {
     "serve/_app.py": {"fastapi", "starlette"},
+    "serve/_device_app.py": {"fastapi"},
     "serve/_metrics.py": {"prometheus_client"},
     "ui/_app.py": {"fastapi", "starlette"},
 }

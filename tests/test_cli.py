@@ -136,6 +136,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "--device", "cudo"], "device 'cudo' cannot be used"),
     (["search", "nowhere"], "nowhere holds no run"),
     (["serve", "nowhere", "--port", "0"], "nowhere holds no run"),
+    (["device", "serve", "--token-file", "none"], "cannot read the token in none"),
+    (["device", "serve", "--device", "cuda:99"], "on cuda:99"),
     (["serve", "nowhere", "--policy", "largst"], "no policy 'largst' (did you mean 'largest'?)"),
     (["serve", "nowhere", "--max-batch", "0"], "max_batch=0, max_queue=512"),
     (["extract", "nowhere", "--name", "small"], "nowhere holds no run"),

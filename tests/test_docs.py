@@ -92,6 +92,7 @@ def test_commands_on_the_pages_exist() -> None:
     from manynet.cli import app
 
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    verbs |= {group.name for group in app.registered_groups}
     for page in [HOME, *PAGES]:
         used = re.findall(r"`manynet ([a-z]+)", page.read_text(encoding="utf-8"))
         for _, code in blocks(page, "bash"):

@@ -100,9 +100,23 @@ Format = Annotated[
         help="onnx, torch, safetensors or transformers; may be repeated.",
     ),
 ]
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Where to listen; others can reach 0.0.0.0.")
+]
+Port = Annotated[
+    int, typer.Option(metavar="NUMBER", min=0, max=65535, help="0 for any that is free.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+device_app = typer.Typer(
+    help="Time members on the machine where they will run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(device_app, name="device")
 
 
 @app.callback(invoke_without_command=True)
@@ -287,12 +301,8 @@ def report(
 def serve(
     run: Run,
     *,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; others can reach 0.0.0.0.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="NUMBER", min=0, max=65535, help="0 for any that is free.")
-    ] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     latency_ms: Annotated[
         float | None,
         typer.Option(metavar="NUMBER", help="Target of requests that name none, in milliseconds."),
@@ -346,6 +356,47 @@ def serve(
 
     with Screen(run, quiet=quiet) as screen:
         start(run, host=host, port=port, settings=settings, tell=screen.tell, told=told)
+
+
+@device_app.command("serve")
+def device_serve(
+    *,
+    host: Host = "127.0.0.1",
+    port: Port = 8100,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Holds the token; else MANYNET_DEVICE_TOKEN does, else one is made and printed.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="cpu, or cuda where ONNX Runtime has it.")
+    ] = "cpu",
+    max_body_mib: Annotated[
+        float, typer.Option(metavar="NUMBER", help="The largest exported member, in MiB.")
+    ] = 512.0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Time exported members for other machines, until Ctrl+C or SIGTERM.
+
+    There, mn.latency("http://ADDRESS:8100", token=…) is the cost. Whoever asks must show the token.
+    No code of what is sent is run, and no other file is read for it.
+    """
+    from manynet.serve import Device, new_token, read_token, serve_device
+
+    given = read_token(token_file) if token_file else os.environ.get("MANYNET_DEVICE_TOKEN")
+    token = given or new_token()
+
+    def told(address: str) -> None:
+        if not given:
+            print(f"Token: {token}", flush=True)
+        if not quiet:
+            print(f"Timing members at {address}", flush=True)
+
+    found = Device(token, max_body_mib=max_body_mib, device=device)
+    serve_device(found, host=host, port=port, told=told)
 
 
 @app.command()

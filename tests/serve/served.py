@@ -67,11 +67,13 @@ class Reply:
 Ask = Callable[..., Reply]
 
 
-def asking(url: str) -> Ask:
+def asking(url: str, headers: dict[str, str] | None = None) -> Ask:
     def call(path: str, body: Any = None, kind: str = "application/json", **query: Any) -> Reply:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         text = "&".join(f"{name}={value}" for name, value in query.items())
-        request = urllib.request.Request(f"{url}{path}?{text}", data, {"Content-Type": kind})
+        request = urllib.request.Request(
+            f"{url}{path}?{text}", data, {"Content-Type": kind, **(headers or {})}
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return Reply(answer.status, dict(answer.headers), answer.read())

@@ -11,27 +11,37 @@ from manynet.cost._analytic import bytes_ as bytes
 from manynet.cost._cache import kv_cache_bytes, token_latency
 from manynet.cost._cost import Cost, FamilyLike, cost
 from manynet.cost._count import LayerCost, by_layer
-from manynet.cost._latency import Clock, Latency, LatencyCost, latency
+from manynet.cost._energy import Energy, EnergyCost, energy
+from manynet.cost._latency import Clock, Latency, LatencyCost, exported_run, latency
 from manynet.cost._memory import peak_memory
 from manynet.cost._predictor import LatencyPredictor, fit_latency
+from manynet.cost._remote import TOKEN, RemoteLatency, packed, unpacked
 
 __all__ = [
+    "TOKEN",
     "Clock",
     "Cost",
+    "Energy",
+    "EnergyCost",
     "FamilyLike",
     "Latency",
     "LatencyCost",
     "LatencyPredictor",
     "LayerCost",
+    "RemoteLatency",
     "bit_operations",
     "by_layer",
     "bytes",
     "cost",
+    "energy",
+    "exported_run",
     "fit_latency",
     "kv_cache_bytes",
     "latency",
     "macs",
+    "packed",
     "parameters",
     "peak_memory",
     "token_latency",
+    "unpacked",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manynet._inputs import (
@@ -26,7 +28,7 @@ from manynet.cost._cost import Cost
 from manynet.deploy import onnx_session, to_onnx
 from manynet.errors import InputError
 
-__all__ = ["Clock", "Latency", "LatencyCost", "latency"]
+__all__ = ["Clock", "Latency", "LatencyCost", "exported_run", "is_address", "latency"]
 
 Runtime = Literal["torch", "onnx"]
 
@@ -45,6 +47,8 @@ class Latency:
         runtime: what ran it, `torch` or `onnx`.
         batch: samples in a pass.
         disturbed: passes set aside, because other work took the core from them.
+        p25: the lower quartile, in milliseconds.
+        p75: the upper quartile, in milliseconds.
     """
 
     median_ms: float
@@ -56,6 +60,8 @@ class Latency:
     runtime: str
     batch: int = 1
     disturbed: int = 0
+    p25: float = math.nan
+    p75: float = math.nan
 
     @property
     def spread(self) -> float:
@@ -164,10 +170,11 @@ class LatencyCost(Cost):
 
     def _reading(self, times: list[float], disturbed: list[float]) -> Latency:
         kept = times if len(times) >= 3 else [*times, *disturbed]
-        p10, median, p90 = (float(value) for value in np.percentile(kept, (10, 50, 90)))
+        points = (float(value) for value in np.percentile(kept, (10, 25, 50, 75, 90)))
+        p10, p25, median, p75, p90 = points
         how = (self.threads, self.device, self.runtime, self.batch)
         aside = len(times) + len(disturbed) - len(kept)
-        return Latency(median, p10, p90, len(kept), *how, disturbed=aside)
+        return Latency(median, p10, p90, len(kept), *how, disturbed=aside, p25=p25, p75=p75)
 
     @contextlib.contextmanager
     def clock(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Iterator[Clock]:
@@ -204,40 +211,58 @@ class LatencyCost(Cost):
 def latency(
     device: str | torch.device = "cpu",
     *,
-    runtime: Runtime = "torch",
+    runtime: Runtime | None = None,
     threads: int = 1,
     batch: int = 1,
     warmup: int = 3,
     repeats: int = 20,
     time_limit_s: float = 2.0,
     precision: float = 0.01,
+    token: str | None = None,
 ) -> LatencyCost:
-    """Cost: the median time of one forward pass on this machine, in milliseconds.
+    """Cost: the median time of one forward pass on a machine, in milliseconds.
 
     Args:
-        device: where to run; a network that is elsewhere is copied there.
-        runtime: `"torch"` runs the network itself; `"onnx"` exports it and runs the file in ONNX
-            Runtime, which takes some seconds for each network.
+        device: where to run; a network that is elsewhere is copied there. An address such as
+            `"http://raspberry:8100"` is another machine's, on which `manynet device serve` runs:
+            the exported network is sent there and timed there.
+        runtime: `"torch"` runs the network itself, the default on this machine; `"onnx"` exports it
+            and runs the file in ONNX Runtime, which takes some seconds for each network, and is
+            what another machine does.
         threads: threads of the runtime. Two on two shared cores lie: one is the honest default.
         batch: samples in a pass.
         warmup: passes before the clock starts.
         repeats: passes between two looks at the spread.
         time_limit_s: when to stop looking for a smaller spread.
         precision: stop once the median's standard error is below this share of it.
+        token: of another machine's device server; by default that of `MANYNET_DEVICE_TOKEN`.
 
     Raises:
-        InputError: an unknown runtime, a device that this machine lacks, or a figure below one.
+        InputError: an unknown runtime, a device that this machine lacks, a figure below one, or no
+            token for another machine; when called: the other machine cannot be reached or refuses.
 
     Example:
         >>> clock = latency(repeats=5, time_limit_s=0.1)
         >>> clock.measure(nn.Linear(4, 8), torch.zeros(1, 4)).threads
         1
     """
-    if runtime not in ("torch", "onnx"):
+    if runtime not in (None, "torch", "onnx"):
         raise InputError(f"runtime {runtime!r} is unknown; it can be 'torch' or 'onnx'")
     for name, value in {"threads": threads, "batch": batch, "repeats": repeats}.items():
         if value < 1:
             raise InputError(f"latency({name}={value}) should be at least 1")
+    settings: dict[str, Any] = {
+        "threads": threads,
+        "batch": batch,
+        "warmup": warmup,
+        "repeats": repeats,
+        "time_limit_s": time_limit_s,
+        "precision": precision,
+    }
+    if is_address(device):
+        from manynet.cost._remote import remote_latency
+
+        return remote_latency(str(device), runtime=runtime, token=token, **settings)
     where = torch.device(device)
     if where.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"latency on {where} needs a CUDA device, and this machine has none")
@@ -251,15 +276,15 @@ def latency(
         function,
         measured=True,
         device=str(where),
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        warmup=warmup,
-        repeats=repeats,
-        time_limit_s=time_limit_s,
-        precision=precision,
+        runtime=runtime or "torch",
+        **settings,
     )
     return made
+
+
+def is_address(device: object) -> bool:
+    """Return whether a device is another machine's, by its address."""
+    return isinstance(device, str) and device.startswith(("http://", "https://"))
 
 
 def _doubt(times: list[float]) -> float:
@@ -283,13 +308,39 @@ def _onnx_run(
     member: nn.Module, inputs: Inputs, device: torch.device, threads: int
 ) -> Callable[[], object]:
     """Return a function that runs the exported network in ONNX Runtime."""
-    session = onnx_session(
-        to_onnx(member, inputs, dynamic_batch=False), device=str(device), threads=threads
-    )
-    names = [given.name for given in session.get_inputs()]
+    data = to_onnx(member, inputs, dynamic_batch=False)
     arrays = [tensor.detach().cpu().numpy() for tensor in tensors_in(inputs)]
+    return exported_run(data, arrays, device=str(device), threads=threads)
+
+
+def exported_run(
+    data: bytes,
+    arrays: Sequence[NDArray[Any]],
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    options: Any = None,
+) -> Callable[[], object]:
+    """Return a function that runs an exported network once.
+
+    Args:
+        data: an ONNX file's bytes.
+        arrays: its inputs, in order.
+        device: where to run.
+        threads: threads of the runtime.
+        options: ONNX Runtime's `RunOptions`.
+
+    Raises:
+        InputError: the file takes another number of inputs.
+        StorageError: the bytes are no ONNX file.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    session = onnx_session(data, device=device, threads=threads)
+    names = [given.name for given in session.get_inputs()]
+    if len(names) != len(arrays):
+        raise InputError(f"the file takes {len(names)} inputs, and {len(arrays)} were given")
     feed = dict(zip(names, arrays, strict=True))
-    return lambda: session.run(None, feed)
+    return lambda: session.run(None, feed, options)
 
 
 @contextlib.contextmanager

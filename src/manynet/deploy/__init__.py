@@ -8,7 +8,7 @@ verified files with a manifest beside them, `quantize` makes int8 of an ONNX fil
 
 from manynet.deploy._calibrate import calibrate
 from manynet.deploy._export import export, export_member
-from manynet.deploy._formats import load_weights, onnx_session, to_onnx
+from manynet.deploy._formats import load_weights, onnx_model, onnx_session, to_onnx
 from manynet.deploy._language import load_plain
 from manynet.deploy._manifest import FileRecord, Manifest, check_manifest, read_manifest
 from manynet.deploy._packed import pack_family
@@ -29,6 +29,7 @@ __all__ = [
     "load_plain",
     "load_program",
     "load_weights",
+    "onnx_model",
     "onnx_session",
     "pack_family",
     "plain_model",

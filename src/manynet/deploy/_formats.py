@@ -222,6 +222,23 @@ def _unpacked(tensors: dict[str, Tensor], name: str, how: dict[str, Any]) -> Ten
         raise ValueError(f"{name}: {error}") from error
 
 
+def onnx_model(data: bytes) -> Any:
+    """Return what an ONNX file says, as protobuf; nothing is run, and no other file is read.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        StorageError: the bytes are no ONNX file.
+    """
+    onnx = needs("onnx")
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's errors share no base that it exports
+        raise StorageError(f"the bytes are no ONNX file: {error}") from error
+    if not model.graph.node:
+        raise StorageError("the bytes are no ONNX file: it holds no operation")
+    return model
+
+
 def onnx_session(data: bytes | Path | str, *, device: str = "cpu", threads: int = 1) -> Any:
     """Return an ONNX Runtime session that keeps to a number of threads.
 

@@ -1,5 +1,6 @@
 """Serve: a trained family behind HTTP, that switches members by latency target and load."""
 
+from manynet.serve._device import Device, new_token, read_token, serve_device, serving_device
 from manynet.serve._engine import Answer, Batching, Closed, Engine, Overload, Watcher
 from manynet.serve._members import Members, Takes
 from manynet.serve._policy import (
@@ -22,6 +23,7 @@ __all__ = [
     "Candidate",
     "Closed",
     "Decision",
+    "Device",
     "Engine",
     "Members",
     "Overload",
@@ -33,7 +35,11 @@ __all__ = [
     "Watcher",
     "in_time",
     "largest",
+    "new_token",
     "policy_of",
+    "read_token",
     "serve",
+    "serve_device",
     "serving",
+    "serving_device",
 ]

@@ -17,7 +17,7 @@ from manynet.serve import _wire as wire
 from manynet.serve._engine import Closed, Engine, Overload
 from manynet.serve._metrics import Metrics
 
-__all__ = ["app_of", "bounded_body", "errors_as_json"]
+__all__ = ["app_of", "bounded_body", "errors_as_json", "failure", "refusal"]
 
 _PATIENCE = 4
 """How many times the largest body is read before a client that sends more is cut off."""
@@ -86,10 +86,10 @@ async def _predict(request: Request, engine: Engine, metrics: Metrics, max_body:
         answer = await asyncio.wrap_future(engine.submit(arrays, wire.target_of(named) or target))
         data, media = wire.render(answer, kind)
     except Exception as error:
-        return _failure(error)
+        return failure(error)
     metrics.answered(answer, time.perf_counter() - began)
-    told = {"X-Manynet": json.dumps(wire.about(answer))} if media != wire.JSON else {}
-    return Response(data, media_type=media, headers=told)
+    more = {"X-Manynet": json.dumps(wire.about(answer))} if media != wire.JSON else {}
+    return Response(data, media_type=media, headers=more)
 
 
 async def _parsed(body: bytes, kind: str, engine: Engine) -> Any:
@@ -122,22 +122,22 @@ async def bounded_body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _failure(error: Exception) -> Response:
+def failure(error: Exception) -> Response:
     """Return what a client is told of an error."""
     if isinstance(error, HTTPException):
-        return _told(error.status_code, str(error.detail))
+        return refusal(error.status_code, str(error.detail))
     if isinstance(error, InputError):
-        return _told(400, str(error))
+        return refusal(400, str(error))
     if isinstance(error, Overload):
-        return _told(503, str(error), {"Retry-After": str(max(1, round(error.retry_after_s)))})
+        return refusal(503, str(error), {"Retry-After": str(max(1, round(error.retry_after_s)))})
     if isinstance(error, Closed):
-        return _told(503, str(error), {"Retry-After": "1"})
+        return refusal(503, str(error), {"Retry-After": "1"})
     if isinstance(error, ManynetError):
-        return _told(500, str(error))
-    return _told(500, f"the server failed: {type(error).__name__}: {error}")
+        return refusal(500, str(error))
+    return refusal(500, f"the server failed: {type(error).__name__}: {error}")
 
 
-def _told(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
@@ -149,7 +149,9 @@ def errors_as_json(app: FastAPI) -> None:
         known = ", ".join(sorted(app.openapi()["paths"]))
         hint = f"; there is {known}" if error.status_code == 404 else ""
         where = f"{request.method} {request.url.path}"
-        return _told(error.status_code, f"{where}: {error.detail}{hint}", dict(error.headers or {}))
+        return refusal(
+            error.status_code, f"{where}: {error.detail}{hint}", dict(error.headers or {})
+        )
 
     app.add_exception_handler(HTTPException, tell)
 

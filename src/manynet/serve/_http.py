@@ -18,21 +18,27 @@ __all__ = ["background", "foreground", "is_loopback", "needs_serve", "socket_at"
 _GRACE_S = 10
 
 
-def needs_serve() -> None:
+def needs_serve(*more: tuple[str, str, str]) -> None:
     """Refuse to go on where the libraries of the extra `serve` are missing.
+
+    Args:
+        more: further ones, each its module, its name and its extra.
 
     Raises:
         MissingExtraError: one of them is not installed.
     """
-    for module, library in (
-        ("fastapi", "fastapi"),
-        ("uvicorn", "uvicorn"),
-        ("prometheus_client", "prometheus-client"),
-    ):
+    for module, library, extra in (*_LIBRARIES, *more):
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            raise MissingExtraError(library, "serve") from error
+            raise MissingExtraError(library, extra) from error
+
+
+_LIBRARIES = (
+    ("fastapi", "fastapi", "serve"),
+    ("uvicorn", "uvicorn", "serve"),
+    ("prometheus_client", "prometheus-client", "serve"),
+)
 
 
 def is_loopback(host: str) -> bool:
