@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manynet._files import write_json
+from manynet._files import write_json, write_text
 from manynet.report._course import growth
 from manynet.report._read import Record, look_at
 from manynet.report._status import duration_text
+from manynet.report._tail import Tail
 from manynet.report.live import Live
 from manynet.search import Front, Store, read_entries
 from manynet.search.front import hypervolume
@@ -175,6 +176,45 @@ def test_what_has_not_changed_is_not_read_again(begun: Path) -> None:
     say(begun, "running", ("search", 3, 9))
     live._rested = 0.0
     assert live.state()["revision"] != first["revision"]
+
+
+def test_growing_files_are_read_on_from_where_the_last_look_ended(begun: Path) -> None:
+    parsed: list[int] = []
+
+    def parse(row: Any) -> int:
+        parsed.append(row["step"])
+        return int(row["step"])
+
+    tail, path = Tail(), begun / "training.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert tail.lines(path, parse) == [1, 2]
+    with path.open("a") as file:
+        file.write('ep": 3}\n')
+    assert tail.lines(path, parse) == [1, 2, 3]
+    assert parsed == [1, 2, 3]
+    write_text(path, '{"step": 7}\n')  # a resumed run drops what came after its checkpoint
+    assert tail.lines(path, parse) == [7]
+    with path.open("a") as file:
+        file.write("nothing\n")
+    with pytest.raises(ValueError, match="row 2"):
+        tail.lines(path, parse)
+    with pytest.raises(ValueError, match="row 2"):
+        tail.lines(path, parse)
+
+
+def test_a_store_that_grows_or_is_replaced_is_read_whole(begun: Path) -> None:
+    looks_for(begun, "macs")
+    path, tail = begun / "evaluations.sqlite", Tail()
+    with Store(path) as store:
+        for width in range(1, 6):
+            judge(store, width, 0.1 * width)
+            assert [e.value for e in tail.entries(path)] == [e.value for e in read_entries(path)]
+        store.replace(Arch({"width": 2}), {"accuracy": 0.9})
+        assert look_at(begun, tail).evaluated == look_at(begun).evaluated
+    path.unlink()
+    with Store(path) as store:
+        judge(store, 9, 0.5)
+        assert len(tail.entries(path)) == 2
 
 
 def test_a_store_is_read_while_it_is_written_and_not_touched(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError, model
 
 from manynet.deploy import Manifest, read_manifest
 from manynet.errors import ManynetError, StorageError
-from manynet.search import read_entries
+from manynet.report._tail import Tail
+from manynet.search import Entry, read_entries
 from manynet.search.front import non_dominated
 from manynet.space import Arch, Space, Value
 
@@ -193,31 +194,41 @@ def read_run(folder: Path) -> Run:
     return _read(folder, _front(folder / "front.json"), {})
 
 
-def look_at(folder: Path) -> Run:
+def look_at(folder: Path, tail: Tail | None = None) -> Run:
     """Read the files of a run that may be at work: any of them may be missing, or half written.
 
     While it searches, the front is that of the members judged so far. The stages are those of the
     run, but for one that was killed: it cannot have said so.
+
+    Args:
+        folder: the run's folder.
+        tail: what was read before, if the folder is looked at again and again.
     """
     notes: dict[str, str] = {}
     saved: list[Record] = _optional(folder / "front.json", _json(list[Record]), [], notes)
     if saved and not cost_names(saved):
         notes["front.json"] = "front.json holds no cost that all members have"
         saved = []
-    run = _read(folder, saved, notes)
+    run = _read(folder, saved, notes, tail or Tail())
     if run.front and not (run.progress and run.progress.searching):
         return run
     return replace(run, front=_best_of(run.evaluated, run.search))
 
 
-def _read(folder: Path, front: list[Record], notes: dict[str, str]) -> Run:
+def _read(
+    folder: Path, front: list[Record], notes: dict[str, str], tail: Tail | None = None
+) -> Run:
     def optional(name: str, parse: Callable[[Path], T], default: T) -> T:
         return _optional(folder / name, parse, default, notes)
 
+    def steps(path: Path) -> list[Step]:
+        return tail.lines(path, Step.model_validate) if tail else list(_steps(path))
+
+    entries = tail.entries if tail else read_entries
     search = optional("search.json", _json(Search), None)
     evaluated: list[Record] = optional("evaluations.json", _json(list[Record]), [])
     if not evaluated and (front or search):
-        evaluated = optional("evaluations.sqlite", lambda p: _stored(p, front, search), [])
+        evaluated = optional("evaluations.sqlite", lambda p: _stored(entries(p), front, search), [])
     made = "family.json" if (folder / "family.json").exists() else "checkpoints/start/family.json"
     return Run(
         folder,
@@ -225,7 +236,7 @@ def _read(folder: Path, front: list[Record], notes: dict[str, str]) -> Run:
         evaluated=evaluated,
         family=optional(made, _json(dict[str, Any]), {}),
         space=optional(made, _space, None),
-        training=optional("training.jsonl", lambda path: list(_steps(path)), []),
+        training=optional("training.jsonl", steps, []),
         layers=optional("layers.json", lambda path: _json(_Layers)(path).members, {}),
         latency=optional("latency.json", _latency, None),
         ranking=optional("ranking.json", _json(Ranking), None),
@@ -292,14 +303,14 @@ def _space(path: Path) -> Space | None:
     return None if document is None else Space.from_json(document)
 
 
-def _stored(path: Path, front: list[Record], search: Search | None) -> list[Record]:
+def _stored(entries: Sequence[Entry], front: list[Record], search: Search | None) -> list[Record]:
     """Return the archs of a store that have a quality, in the order in which they got it."""
     metric = search.metric if search else front[0].metric
     higher = search.higher_is_better if search else front[0].higher_is_better
     costs = dict.fromkeys([*(search.costs if search else ()), *(front[0].costs if front else ())])
     values: dict[Arch, dict[str, float]] = {}
     judged: dict[Arch, None] = {}
-    for entry in read_entries(path):  # oldest first, so that the newest value of a metric stays
+    for entry in entries:  # oldest first, so that the newest value of a metric stays
         values.setdefault(entry.arch, {})[entry.metric] = entry.value
         if entry.metric == metric:
             judged[entry.arch] = None

@@ -29,12 +29,13 @@
   }
 
   // ---- exporting a member ---------------------------------------------------------------------
-  // The page's script asks for this where the picked member has no files yet.
-  window.manynetOffer = (run, cost, stop) => {
+  // The page's script asks for this wherever it shows the picked member's files.
+  window.manynetOffer = (run, cost, stop, exported) => {
     const job = run.job;
     if (!run.mayExport) return [];
     const said = (text, className) => Object.assign(document.createElement("p"), { textContent: text, className });
-    if (job && job.state === "working") return [said(`Exporting ${job.name} …`, "muted")];
+    if (job.state === "working") return [said(`Exporting ${job.name} …`, "muted")];
+    if (exported) return job.state === "failed" ? [said(job.text, "bad")] : [];
     const form = document.createElement("form");
     const label = Object.assign(document.createElement("label"), { className: "field", textContent: "Name" });
     const name = Object.assign(document.createElement("input"), { id: "name", type: "text", value: stop.name, autocomplete: "off", spellcheck: false });
@@ -43,7 +44,7 @@
     form.append(label, button);
     const told = said("", "bad");
     told.setAttribute("role", "status");
-    if (job && job.state === "failed") told.textContent = job.text;
+    if (job.state === "failed") told.textContent = job.text;
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       button.disabled = true;

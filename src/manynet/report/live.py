@@ -16,6 +16,7 @@ from manynet.errors import ManynetError
 from manynet.report._page import asset, embedded, fill, plotly_script, shown, slots_of
 from manynet.report._read import Run, look_at
 from manynet.report._status import state_of, status, title
+from manynet.report._tail import Tail
 
 __all__ = ["Live"]
 
@@ -55,6 +56,7 @@ class Live:
         self._shown: Json = {}
         self._run = Run(self.folder, [])
         self._rested = 0.0
+        self._tail = Tail()
 
     def state(self) -> Json:
         """Return all that the page shows, as JSON values; `revision` changes when they do."""
@@ -63,7 +65,7 @@ class Live:
             if stamp != self._stamp and (not self._shown or time.monotonic() >= self._rested):
                 began = time.monotonic()
                 if self.folder.is_dir() or not self._shown:
-                    self._run = look_at(self.folder)
+                    self._run = look_at(self.folder, self._tail)
                 self._shown = _state(self._run, stamp)
                 self._stamp = stamp
                 self._rested = time.monotonic() + _REST * (time.monotonic() - began)

@@ -164,7 +164,7 @@
       return [element("p", `Exported as ${name}; download`), list];
     });
     const offer = window.manynetOffer;
-    if (!parts.length && offer) parts.push(...offer(run, state.cost, stop));
+    if (offer) parts.push(...offer(run, state.cost, stop, parts.length > 0));
     $("exported").replaceChildren(...parts);
   }
 

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from manynet.errors import InputError, StorageError
 from manynet.space import Arch
 
-__all__ = ["Entry", "Store", "read_entries"]
+__all__ = ["Entry", "Store", "count_entries", "read_entries"]
 
 _T = TypeVar("_T", str, float)
 _Row: TypeAlias = tuple[str, str, str, str, float, float, float]
@@ -217,11 +217,16 @@ class Store:
         return f"Store({str(self.path)!r})"
 
 
-def read_entries(path: Path | str) -> list[Entry]:
+def read_entries(path: Path | str, *, since: float = 0.0) -> list[Entry]:
     """Return what a store holds, oldest first, while others may be writing it.
 
     The file is opened for reading only: nothing is created, locked for long, or folded together,
     so that one may look at a run that is not one's own.
+
+    Args:
+        path: the store's file.
+        since: leave out what was created before, in seconds since 1970. A value may come in up to
+            a minute after it was created, when its writer had to wait for others.
 
     Raises:
         StorageError: the file is missing, damaged, or not a store.
@@ -233,23 +238,38 @@ def read_entries(path: Path | str) -> list[Entry]:
         ...     [(entry.metric, entry.value) for entry in read_entries(store.path)]
         [('accuracy', 0.75)]
     """
+    ask = (
+        f"SELECT {_COLUMNS} FROM evaluations WHERE created >= ? "
+        "ORDER BY created, arch_key, metric, context"
+    )
     path = Path(path)
+    return [_entry(path, row) for row in _looked_up(path, ask, since)]
+
+
+def count_entries(path: Path | str) -> int:
+    """Return how many values a store holds, without touching it, as `read_entries` does."""
+    rows = _looked_up(Path(path), "SELECT COUNT(*) FROM evaluations WHERE created >= ?", 0.0)
+    return int(str(rows[0][0])) if rows else 0
+
+
+def _looked_up(path: Path, ask: str, since: float) -> list[tuple[object, ...]]:
+    """Return rows of a store that is opened for reading only."""
     if not path.is_file():
         raise StorageError(f"{path} does not exist; check the folder's name")
     # Without a log beside it nobody has it open, and SQLite need not make one to read it.
     has_log = path.with_name(f"{path.name}-wal").is_file()
     try:
         try:
-            return _read_only(path, "mode=ro" if has_log else "mode=ro&immutable=1")
+            return _read_only(path, ask, since, "mode=ro" if has_log else "mode=ro&immutable=1")
         except sqlite3.OperationalError:
             if not has_log or os.access(path.parent, os.W_OK):
                 raise
-            return _read_only(path, "mode=ro&immutable=1")  # a folder that cannot be written
+            return _read_only(path, ask, since, "mode=ro&immutable=1")  # it cannot be written
     except sqlite3.Error as error:
         raise _explained(error, path, "read") from error
 
 
-def _read_only(path: Path, how: str) -> list[Entry]:
+def _read_only(path: Path, ask: str, since: float, how: str) -> list[tuple[object, ...]]:
     where = f"file:{quote(str(path.absolute()))}?{how}"
     with contextlib.closing(sqlite3.connect(where, uri=True, timeout=5.0)) as connection:
         connection.execute("BEGIN")
@@ -259,10 +279,7 @@ def _read_only(path: Path, how: str) -> list[Entry]:
             return []
         if application != _APPLICATION:
             raise StorageError(f"{path} is a database, but not an evaluation store of manynet")
-        rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM evaluations ORDER BY created, arch_key, metric, context"
-        ).fetchall()
-    return [_entry(path, row) for row in rows]
+        return connection.execute(ask, (since,)).fetchall()
 
 
 def _rows(
