@@ -16,6 +16,7 @@ import manynet as mn
 from manynet.config import resolve
 from manynet.errors import BudgetError, InputError, StorageError
 from manynet.run import Event, RunResult
+from manynet.run._diary import Diary
 from manynet.run._folder import fresh_folder, held, open_folder
 from manynet.run._material import Material, from_config
 from manynet.run._plan import Pace, plan_for
@@ -92,6 +93,44 @@ def test_a_run_leaves_everything_that_the_page_reads(finished: tuple[Path, RunRe
     layers = json.loads((folder / "layers.json").read_text())["members"]
     assert set(layers) == {"largest", "smallest"}
     assert set(layers["largest"][0]) == {"path", "type", "macs", "parameters"}
+
+
+def test_a_run_writes_down_its_stages_and_what_it_searched_for(
+    finished: tuple[Path, RunResult],
+) -> None:
+    folder, result = finished
+    progress = json.loads((folder / "progress.json").read_text())
+    assert progress["state"] == "finished"
+    assert tuple(stage["stage"] for stage in progress["stages"]) == STAGES
+    assert all(stage["done"] == stage["total"] for stage in progress["stages"])
+    search = json.loads((folder / "search.json").read_text())
+    assert (search["metric"], search["higher_is_better"]) == ("accuracy", True)
+    assert set(search["costs"]) <= set(result.front.costs)
+    assert search["evaluations"] == 12
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "message"),
+    [(InputError("no such data"), "failed", "no such data"), (KeyboardInterrupt(), "stopped", "")],
+)
+def test_a_run_that_ends_early_says_how(
+    tmp_path: Path, error: BaseException, state: str, message: str
+) -> None:
+    heard: list[Event] = []
+    event = Event("search", 3, 9, "2 on the front")
+
+    def end() -> None:
+        with Diary(tmp_path, "run", heard.append, "result.json") as diary:
+            diary.tell(event)
+            assert json.loads((tmp_path / "progress.json").read_text())["state"] == "running"
+            raise error
+
+    with pytest.raises(type(error)):
+        end()
+    found = json.loads((tmp_path / "progress.json").read_text())
+    assert (found["state"], found["message"]) == (state, message)
+    assert found["stages"][0]["done"] == 3
+    assert heard == [event]
 
 
 def test_the_curves_hold_losses_and_accuracies(finished: tuple[Path, RunResult]) -> None:

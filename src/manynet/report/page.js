@@ -37,7 +37,7 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: color("sans"), size: narrow.matches ? 12 : 13, color: "@text" },
       margin: { l: 8, r: 12, t: hovers ? 58 : 34, b: 8 }, // room for the buttons above the legend
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+      legend: { font: { size: 12 }, orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
       hoverlabel: { bgcolor: "@card", bordercolor: "@line", font: { color: "@text", size: 13 }, align: "left" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "@muted", activecolor: "@first" },
       hovermode: "closest",
