@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -122,7 +123,11 @@ def _measured(system: System, result: Result) -> Iterator[str]:
                 sum(record.more.get(name, float("nan")) for record in records) / len(records)
                 for name in more
             ]
-            yield f"| {arm} | " + " | ".join(f"{mean:.4g}" for mean in means) + " |"
+            yield (
+                f"| {arm} | "
+                + " | ".join("" if math.isnan(mean) else f"{mean:.4g}" for mean in means)
+                + " |"
+            )
     yield f"\n`{result.command}`, {result.date}.\n"
 
 

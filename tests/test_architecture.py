@@ -47,6 +47,7 @@ PARTS = {
 NEIGHBORS = {
     ("family", "bindings"),  # a member is bound to the family's weights
     ("models", "elastic"),  # a ready family is an elastic model
+    ("graphs", "layers"),  # a network on points is made of layers that share by symmetry
     ("cost", "deploy"),  # latency through ONNX Runtime is that of the exported file
     ("federate", "train"),  # a client trains its member
     ("run", "config"),  # a run follows its config

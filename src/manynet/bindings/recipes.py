@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -87,10 +87,15 @@ def masked(
     return apply
 
 
-def separated(choice: str, values: Sequence[Value]) -> Recipe:
+def separated(choice: str, values: Sequence[Value] | Mapping[Value, Tensor]) -> Recipe:
     """Give each value of a `choice` a tensor of its own, all equal at first.
 
     Heads of tasks, statistics of norms (`"*.running_*"`), or whole networks that share nothing.
+
+    Args:
+        choice: its name; it is a new one.
+        values: or a mapping from them to the tensors that they start with, whose sizes may differ
+            where the network allows it.
 
     Example:
         >>> from manynet import bind
@@ -99,10 +104,12 @@ def separated(choice: str, values: Sequence[Value]) -> Recipe:
         >>> family.extract({"task": 0}).running_mean
         tensor([0., 0., 0.])
     """
+    given = values if isinstance(values, Mapping) else {}
 
     def own(site: Site, value: Value) -> Binding:
         make = site.buffer if site.is_buffer else site.parameter
-        return make(f"{choice}-{value}", site.tensor, alike=True)
+        start = given.get(value, site.tensor).to(site.tensor)
+        return make(f"{choice}-{value}", start, alike=start.shape == site.tensor.shape)
 
     def apply(group: Group) -> list[Binding]:
         group.choice(Choice(choice, tuple(values)))

@@ -19,6 +19,7 @@ from manynet.data._characters import Characters
 from manynet.data._data import Data, Images, Samples
 from manynet.data._load import load_data
 from manynet.data._local import local_data
+from manynet.data._molecules import Molecules, read_molecules
 from manynet.data._pairs import sentence_pairs
 from manynet.data._permute import permuted
 from manynet.data._text import IGNORED, LabeledTexts, MaskedTokens, TextData, Tokenizer
@@ -33,6 +34,7 @@ __all__ = [
     "Inputs",
     "LabeledTexts",
     "MaskedTokens",
+    "Molecules",
     "Samples",
     "TextData",
     "Tokenizer",
@@ -43,6 +45,7 @@ __all__ = [
     "load_function",
     "local_data",
     "permuted",
+    "read_molecules",
     "sentence_pairs",
     "taker",
     "to_device",

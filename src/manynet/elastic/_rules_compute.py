@@ -162,6 +162,20 @@ def _layer_norm(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None
         )
 
 
+@rule("native_layer_norm_backward")
+def _layer_norm_backward(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """Forces are the slopes of an energy: their forward pass holds a backward one."""
+    dims = record.dims(args[1])
+    for a, b in zip(record.dims(args[0]), dims, strict=True):
+        unify(a, b)
+    for tensor in args[5:7]:
+        if isinstance(tensor, torch.Tensor):
+            _broadcast(record.dims(tensor), dims)
+    for tensor in result:
+        if isinstance(tensor, torch.Tensor):
+            record.put(tensor, dims[len(dims) - tensor.dim() :])
+
+
 @rule("native_group_norm")
 def _group_norm(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims, groups = record.dims(args[0]), args[6]

@@ -184,6 +184,13 @@ def _select(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.put(result, dims)
 
 
+@rule("select_backward")
+def _select_backward(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    dims, axis = list(record.dims(args[0])), wrap(args[2], result.dim())
+    dims.insert(axis, extent(result.shape[axis], "one position is picked by its number"))
+    record.put(result, dims)
+
+
 @rule("unbind")
 def _unbind(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = list(record.dims(args[0]))

@@ -12,6 +12,7 @@ from manynet.search.engines import Evolve as Evolve
 from manynet.search.engines import Predicted as Predicted
 from manynet.search.engines import Pymoo as Pymoo
 from manynet.search.engines import Sampled as Sampled
+from manynet.search.forces import force_error as force_error
 from manynet.search.forgetting import average_accuracy as average_accuracy
 from manynet.search.forgetting import forgetting as forgetting
 from manynet.search.front import Front as Front
@@ -88,6 +89,7 @@ __all__ = [
     "features_of",
     "fit_quality",
     "fitted_by",
+    "force_error",
     "forgetting",
     "loss",
     "make_strategy",

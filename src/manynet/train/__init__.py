@@ -37,6 +37,7 @@ from manynet.train.estimators import (
     Sparsemax,
     UniformOneHot,
 )
+from manynet.train.forces import ForceMatching
 from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
 from manynet.train.only import only
@@ -62,6 +63,7 @@ __all__ = [
     "Ema",
     "Estimator",
     "Fixed",
+    "ForceMatching",
     "GumbelOneHot",
     "Hardware",
     "Loss",
