@@ -181,6 +181,7 @@ class DeployConfig(Section):
         tuple[Literal["onnx", "torch", "safetensors", "transformers"], ...], Field(min_length=1)
     ] = ("onnx", "safetensors")
     int8: bool = False
+    int4: bool = False
     fine_tune_epochs: Several = 0
     tolerance: Positive = 1e-4
 

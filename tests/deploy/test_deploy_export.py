@@ -339,7 +339,7 @@ def test_one_batch_size_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_int8_needs_onnx(net: Net, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'onnx' where int8 is asked for"):
+    with pytest.raises(InputError, match="'onnx' where int8 or int4 is asked for"):
         export_member(net, tmp_path / "m", inputs(), formats=("safetensors",), int8=inputs()[0])
     with pytest.raises(InputError, match="at least one format"):
         export_member(net, tmp_path / "m", inputs(), formats=())

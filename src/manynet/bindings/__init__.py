@@ -8,6 +8,8 @@ from manynet.bindings.axes import Dim as Dim
 from manynet.bindings.bits import Bits as Bits
 from manynet.bindings.bits import exclusive as exclusive
 from manynet.bindings.bits import overlap as overlap
+from manynet.bindings.codes import Codes as Codes
+from manynet.bindings.codes import rounded_to_nearest as rounded_to_nearest
 from manynet.bindings.compand import Compand as Compand
 from manynet.bindings.compand import Power as Power
 from manynet.bindings.compand import compand as compand
@@ -50,6 +52,7 @@ __all__ = [
     "Binding",
     "Bits",
     "ByArch",
+    "Codes",
     "Compand",
     "Computed",
     "Concat",
@@ -87,6 +90,7 @@ __all__ = [
     "overlap",
     "pack",
     "register",
+    "rounded_to_nearest",
     "superposed",
     "unpack",
     "whole",

@@ -27,6 +27,7 @@ __all__ = [
     "narrow",
     "operand_values",
     "operands_of",
+    "resolved",
     "setting",
     "walk",
 ]
@@ -42,6 +43,12 @@ class ByArch:
 def setting(value: Any, arch: Arch) -> Any:
     """Return `value`, looked up in `arch` where it is a `ByArch`."""
     return arch[value.choice] if isinstance(value, ByArch) else value
+
+
+def resolved(binding: Binding, arch: Arch) -> Binding:
+    """Return what a binding that chooses by the arch reads through; another one as it is."""
+    choose = getattr(binding, "chosen", None)
+    return binding if choose is None else resolved(choose(arch), arch)
 
 
 class Operation(Binding):

@@ -81,10 +81,12 @@ class Integers:
     Args:
         integers: `(groups, entries of a group)`, from 0 to `2 ** bits - 1`.
         scale: `(groups, 1)`.
-        zero: `(groups, 1)`: which integer stands for 0; None for the middle, `2 ** (bits - 1)`.
+        zero: `(groups, 1)`: which integer stands for 0; None for the middle, `2 ** (bits - 1)`. Of
+            half precision it need not be whole.
         bits: how many bits an integer has.
         shape: the weight's.
         offset: `(groups, 1)`, where the levels have one of their own.
+        dtype: the weight's type where that is not the scale's, as of scales of half precision.
     """
 
     integers: Tensor
@@ -93,12 +95,15 @@ class Integers:
     bits: int
     shape: tuple[int, ...]
     offset: Tensor | None = None
+    dtype: torch.dtype | None = None
 
     def weight(self) -> Tensor:
         """Return the weight."""
-        middle = 2 ** (self.bits - 1) if self.zero is None else self.zero
-        value = (self.integers.to(self.scale) - middle) * self.scale
-        return (value if self.offset is None else value + self.offset).view(self.shape)
+        scale = self.scale if self.dtype is None else self.scale.float()
+        middle = 2 ** (self.bits - 1) if self.zero is None else self.zero.to(scale)
+        value = (self.integers.to(scale, copy=True).sub_(middle)).mul_(scale)
+        value = (value if self.offset is None else value + self.offset).view(self.shape)
+        return value if self.dtype is None else value.to(self.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a file holds: `packed`, `scale`, and `zero` and `offset` where they matter.
@@ -107,14 +112,16 @@ class Integers:
         """
         found = {"packed": pack(self.integers, self.bits), "scale": self.scale.flatten()}
         if self.zero is not None:
-            found["zero"] = self.zero.flatten().to(torch.uint8)
+            zero = self.zero.flatten()
+            found["zero"] = zero if zero.dtype == torch.float16 else zero.to(torch.uint8)
         if self.offset is not None:
             found["offset"] = self.offset.flatten()
         return {role: tensor.detach().cpu().contiguous() for role, tensor in found.items()}
 
     def about(self) -> dict[str, object]:
         """Return what else it takes to read `tensors` back, as JSON values."""
-        return {"bits": self.bits, "shape": list(self.shape)}
+        about: dict[str, object] = {"bits": self.bits, "shape": list(self.shape)}
+        return about if self.dtype is None else {**about, "dtype": _name(self.dtype)}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Integers:
@@ -128,7 +135,20 @@ class Integers:
         count = torch.Size(shape).numel()
         if count % max(1, len(scale)):
             raise InputError(f"{len(scale)} scales do not divide a weight of shape {shape}")
-        zero = tensors["zero"].view(-1, 1).to(scale) if "zero" in tensors else None
+        zero = tensors["zero"].view(-1, 1) if "zero" in tensors else None
+        if zero is not None and zero.dtype == torch.uint8:
+            zero = zero.to(scale)
         integers = unpack(tensors["packed"], bits, count).view(len(scale), -1)
         own = None if offset is None else offset.view(-1, 1)
-        return cls(integers, scale, zero, bits, shape, own)
+        return cls(integers, scale, zero, bits, shape, own, _dtype(about.get("dtype")))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    found = None if name is None else getattr(torch, name, None)
+    if name is not None and not isinstance(found, torch.dtype):
+        raise InputError(f"{name!r} is no type of a weight; the file is damaged")
+    return found

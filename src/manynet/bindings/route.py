@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manynet.bindings.axes import Axis, length
-from manynet.bindings.operation import Operation, narrow
+from manynet.bindings.operation import Operation, narrow, resolved
 from manynet.bindings.protocol import Binding, Reading
 from manynet.bindings.slice import Slice
 from manynet.space import Arch, Value
@@ -37,11 +37,27 @@ class Route(Operation, kind="route"):
     values: tuple[Value, ...]
     options: tuple[Binding, ...]
 
-    def at(self, arch: Arch, sizes: Mapping[Axis, int]) -> Reading:
-        """Return what the chosen option reads, and nothing of the others."""
+    def chosen(self, arch: Arch) -> Binding:
+        """Return the option that an arch chooses."""
         value = arch[self.choice]
         place = self.values.index(value) if value in self.values else len(self.values)
-        return self.options[place].at(arch, sizes)
+        return self.options[place]
+
+    def at(self, arch: Arch, sizes: Mapping[Axis, int]) -> Reading:
+        """Return what the chosen option reads, and nothing of the others."""
+        return self.chosen(arch).at(arch, sizes)
+
+    def entry_bits(self, arch: Arch) -> int | None:
+        """Return the bits of the chosen option's integers."""
+        option = resolved(self, arch)
+        return option.entry_bits(arch) if isinstance(option, Operation) else None
+
+    def stored_bits(self, arch: Arch, value: Tensor) -> float:
+        """Return the bits of the chosen option."""
+        option = resolved(self, arch)
+        if isinstance(option, Operation):
+            return option.stored_bits(arch, value)
+        return super().stored_bits(arch, value)
 
 
 @dataclass(frozen=True)

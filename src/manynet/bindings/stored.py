@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manynet.bindings.axes import Axis
-from manynet.bindings.operation import Operation, operand_values
+from manynet.bindings.operation import Operation, operand_values, resolved
 from manynet.bindings.pack import Integers
 from manynet.bindings.protocol import Binding
 from manynet.space import Arch
@@ -46,6 +46,7 @@ def note(
         sizes: of the elastic axes in the member.
         shared: for a tensor that stays as it is from now on: what its integers are made of.
     """
+    binding = None if binding is None else resolved(binding, arch)
     bits = binding.entry_bits(arch) if isinstance(binding, Operation) else None
     if bits is None or not isinstance(binding, Operation):
         return

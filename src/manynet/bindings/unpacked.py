@@ -26,6 +26,8 @@ class Unpack(Operation, kind="unpack"):
         groups: how many scales there are.
         zero: which integer stands for 0, by group; None for the middle.
         offset: of the levels, by group; None for 0.
+        dtype: the weight's type, where the scales have half of its precision.
+        real_zero: whether `zero` has half precision and need not be whole.
     """
 
     packed: Binding
@@ -35,6 +37,8 @@ class Unpack(Operation, kind="unpack"):
     groups: int
     zero: Binding | None = None
     offset: Binding | None = None
+    dtype: str | None = None
+    real_zero: bool = False
 
     def value(self, arch: Arch, *values: Tensor | None) -> Tensor:
         """Return the weight."""
@@ -44,7 +48,8 @@ class Unpack(Operation, kind="unpack"):
         """Return the integers."""
         roles = zip(("packed", "scale", "zero", "offset"), values, strict=True)
         known = {role: value for role, value in roles if value is not None}
-        return Integers.of(known, {"bits": self.bits, "shape": self.shape})
+        about = {"bits": self.bits, "shape": self.shape, "dtype": self.dtype}
+        return Integers.of(known, about)
 
     def entry_bits(self, arch: Arch) -> int:
         """Return the bits of an integer."""
@@ -52,6 +57,7 @@ class Unpack(Operation, kind="unpack"):
 
     def stored_bits(self, arch: Arch, value: Tensor) -> float:
         """Return the bits of the packed integers and of their scales, zeros and offsets."""
-        number = value.element_size()
-        of_group = number * (1 if self.offset is None else 2) + (self.zero is not None)
+        number = value.element_size() if self.dtype is None else 2
+        zero = 2 if self.real_zero else int(self.zero is not None)
+        of_group = number * (1 if self.offset is None else 2) + zero
         return 8.0 * (packed_bytes(value.numel(), self.bits) + of_group * self.groups)

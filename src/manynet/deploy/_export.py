@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,15 @@ from manynet._inputs import Inputs, as_inputs
 from manynet.deploy._formats import Format, format_of, to_bytes
 from manynet.deploy._language import write_plain
 from manynet.deploy._manifest import MANIFEST, FileRecord, Manifest, described, versions
-from manynet.deploy._quantize import quantize
+from manynet.deploy._nbits import rounded_member, with_integers
+from manynet.deploy._quantize import accuracy_of, quantize
 from manynet.deploy._verify import difference_of
 from manynet.errors import InputError, StorageError
 
-__all__ = ["export", "export_member"]
+__all__ = ["Weights", "export", "export_member"]
+
+Weights = Literal["float", "int4"]
+"""What the weights of linear layers are in an ONNX file."""
 
 NAMES: dict[Format, str] = {
     "onnx": "model.onnx",
@@ -36,6 +41,7 @@ def export(
     example_inputs: Tensor | Inputs,
     *,
     format: str | None = None,
+    weights: Weights = "float",
     verify: bool = True,
     tolerance: float = 1e-4,
     dynamic_batch: bool = True,
@@ -59,6 +65,10 @@ def export(
         format: `"onnx"`; `"torch"` for a `.pt2` of `torch.export`, which `load_program` reads;
             `"safetensors"` for the weights alone, which `load_weights` reads. By default the
             file's ending says.
+        weights: `"int4"` makes the linear layers of an ONNX file multiply with integers of 4 bits
+            (`MatMulNBits`, which ONNX Runtime has). Weights that are quantized keep their own, in
+            4 or 8 bits; others are rounded in groups of 32 inputs, and the file is verified
+            against the network with those values. It needs ONNX Runtime to run.
         verify: run the file at two batch sizes and compare, see `verify`.
         tolerance: the largest difference allowed.
         dynamic_batch: the file takes any batch size.
@@ -74,12 +84,17 @@ def export(
 
     Raises:
         VerificationError: the file would not compute what the network computes.
-        InputError: the inputs do not fit, the network cannot be traced, or an operation is missing.
+        InputError: the inputs do not fit, the network cannot be traced, an operation is missing, or
+            int4 is asked of another format than ONNX.
         StorageError: the file cannot be written.
         MissingExtraError: ONNX is not installed.
     """
     path = Path(path)
     found = format_of(path, format)
+    if weights not in ("float", "int4") or (weights == "int4" and found != "onnx"):
+        raise InputError(
+            f"export(weights={weights!r}) of a {found} file: give 'float', or 'int4' for ONNX"
+        )
     inputs = as_inputs(example_inputs)
     allowed = tolerance if verify else None
     data, record = _make(
@@ -90,6 +105,7 @@ def export(
         tolerance=allowed,
         dynamic_batch=dynamic_batch,
         opset=opset,
+        weights=weights,
     )
     manifest = _manifest(
         [record], inputs, arch, costs, quality=quality, metric=metric, notes=dict(notes or {})
@@ -107,6 +123,7 @@ def export_member(
     formats: Sequence[Format | Literal["transformers"]] = ("onnx", "safetensors"),
     tokenizer: Any = None,
     int8: Any = None,
+    int4: bool = False,
     test: Any = None,
     tolerance: float = 1e-4,
     dynamic_batch: bool = True,
@@ -132,7 +149,8 @@ def export_member(
             config must describe the member, see `describable`.
         tokenizer: written beside a model of `transformers`.
         int8: data to calibrate `model.int8.onnx` with; none is written without.
-        test: data (inputs, targets) to measure the int8 file's accuracy on.
+        int4: whether to write `model.int4.onnx` too, see `weights` of `export`.
+        test: data (inputs, targets) to measure the accuracy of the int8 and int4 files on.
         tolerance: the largest difference allowed.
         dynamic_batch: the files take any batch size.
         opset: the version of ONNX's operators; PyTorch's default if None.
@@ -147,15 +165,15 @@ def export_member(
 
     Raises:
         VerificationError: a file would not compute what the network computes.
-        InputError: int8 without `"onnx"`, no format, two that write one file, no config describes
-            the member, or as in `export`.
+        InputError: int8 or int4 without `"onnx"`, no format, two that write one file, no config
+            describes the member, or as in `export`.
         StorageError: the folder cannot be written, or it holds something else than a member.
         MissingExtraError: ONNX is not installed.
     """
-    if not formats or (int8 is not None and "onnx" not in formats):
+    if not formats or ((int8 is not None or int4) and "onnx" not in formats):
         raise InputError(
             f"export_member(formats={tuple(formats)}) should name at least one format, and 'onnx' "
-            "where int8 is asked for, which is made from it"
+            "where int8 or int4 is asked for"
         )
     if {"transformers", "safetensors"} <= set(formats):
         raise InputError(
@@ -185,6 +203,9 @@ def export_member(
             records.append(
                 quantize(aside / NAMES["onnx"], aside / "model.int8.onnx", int8, test=test)
             )
+        if int4:
+            options = {"tolerance": tolerance, "dynamic_batch": dynamic_batch, "opset": opset}
+            records.append(_int4(member, aside / "model.int4.onnx", inputs, test, **options))
         manifest = _manifest(
             records, inputs, arch, costs, quality=quality, metric=metric, notes=dict(notes or {})
         )
@@ -201,15 +222,26 @@ def _make(
     tolerance: float | None,
     dynamic_batch: bool,
     opset: int | None,
+    weights: Weights = "float",
 ) -> tuple[bytes, FileRecord]:
     """Return a file's bytes and record, verified where a tolerance is given."""
-    data = to_bytes(member, inputs, format, dynamic_batch=dynamic_batch, opset=opset)
+    traced, kind = member, str(format)
+    if weights == "int4":
+        traced, member, kind = with_integers(member), rounded_member(member), "onnx-int4"
+    data = to_bytes(traced, inputs, format, dynamic_batch=dynamic_batch, opset=opset)
     if tolerance is None:
-        return data, FileRecord.of(name, format, data)
+        return data, FileRecord.of(name, kind, data)
     difference = difference_of(
         member, data, format, inputs, tolerance, dynamic_batch=dynamic_batch, name=name
     )
-    return data, FileRecord.of(name, format, data, difference=difference, tolerance=tolerance)
+    return data, FileRecord.of(name, kind, data, difference=difference, tolerance=tolerance)
+
+
+def _int4(member: nn.Module, path: Path, inputs: Inputs, test: Any, **options: Any) -> FileRecord:
+    """Write a file whose linear layers multiply with integers; return its record."""
+    data, record = _make(member, path.name, inputs, "onnx", weights="int4", **options)
+    write_bytes(path, data)
+    return record if test is None else replace(record, quality=accuracy_of(data, test))
 
 
 def _manifest(

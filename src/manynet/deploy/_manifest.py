@@ -29,7 +29,7 @@ class FileRecord:
 
     Args:
         name: the file's name in the manifest's folder.
-        format: `onnx`, `torch`, `safetensors`, `transformers` or `onnx-int8`.
+        format: `onnx`, `torch`, `safetensors`, `transformers`, `onnx-int8` or `onnx-int4`.
         sha256: the hash of its bytes.
         bytes: its size.
         difference: how far its outputs were from the member's; None if they were not compared.

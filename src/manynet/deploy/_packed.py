@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 
+import torch
 from torch import Tensor, nn
 
 from manynet._skeleton import Skeleton
+from manynet.bindings.codes import Codes
 from manynet.bindings.forms import by_value
-from manynet.bindings.operation import ByArch, operand_values, walk
+from manynet.bindings.operation import ByArch, Operation, operand_values, resolved, walk
 from manynet.bindings.protocol import Binding
 from manynet.bindings.quantize import Quantize
+from manynet.bindings.route import Route, Row
 from manynet.bindings.slice import Slice, whole
 from manynet.bindings.unpacked import Unpack
 from manynet.family import Family, Note
@@ -46,7 +49,7 @@ def pack_family(family: Family) -> Family:
     bindings, extra, notes = dict(family.blueprint.bindings), dict(family.extra), list[Note]()
     names = set(family.space.names)
     for name, binding in bindings.items():
-        if not isinstance(binding, Quantize):
+        if not any(isinstance(inner, Quantize | Codes) for inner in _top(binding)):
             continue
         cut = [s for s in walk(binding) if isinstance(s, Slice) and names & _axes(s)]
         made = None if cut else _packed(family, name, binding, shared)
@@ -89,19 +92,19 @@ def _axes(part: Slice) -> set[str]:
 
 
 def _packed(
-    family: Family, name: str, binding: Quantize, shared: Mapping[str, Tensor]
+    family: Family, name: str, binding: Binding, shared: Mapping[str, Tensor]
 ) -> tuple[Binding, dict[str, Tensor]] | None:
     """Return the binding that reads the integers of each form, and the tensors that hold them."""
     choices = {c.name: c.values for c in family.space.choices}
-    asked = (binding.bits, binding.per, binding.symmetric)
-    by = [setting.choice for setting in asked if isinstance(setting, ByArch)]
+    by = _choices(binding)
     tensors: dict[str, Tensor] = {}
     options: dict[tuple[Value, ...], Binding] = {}
     for values in product(*(choices[choice] for choice in by)):
         arch = Arch({**family.space.largest, **dict(zip(by, values, strict=True))})
-        if binding.entry_bits(arch) is None:
+        form = resolved(binding, arch)
+        if not isinstance(form, Operation) or form.entry_bits(arch) is None:
             return None
-        own = binding.integers(arch, *operand_values(binding, arch, {}, shared))
+        own = form.integers(arch, *operand_values(form, arch, {}, shared))
         parts: dict[str, Binding] = {}
         for role, tensor in own.tensors().items():
             key = ".".join([name, *map(str, values), role])
@@ -115,11 +118,34 @@ def _packed(
             len(own.scale),
             parts.get("zero"),
             parts.get("offset"),
+            own.about().get("dtype"),  # type: ignore[arg-type] # it is a string there
+            own.zero is not None and own.zero.dtype == torch.float16,
         )
     before = {source: shared[source].nbytes for source in binding.reads}
     if sum(tensor.nbytes for tensor in tensors.values()) >= sum(before.values()):
         return None
     return _nested(by, options), tensors
+
+
+def _top(binding: Binding) -> Iterator[Binding]:
+    """Yield a binding, or each of those that one of them is chosen from."""
+    if isinstance(binding, Route):
+        for option in binding.options:
+            yield from _top(option)
+    else:
+        yield binding
+
+
+def _choices(binding: Binding) -> list[str]:
+    """Return the choices that a quantized weight's form depends on."""
+    found: dict[str, None] = {}
+    for inner in walk(binding):
+        if isinstance(inner, Route | Row):
+            found[inner.choice] = None
+        elif isinstance(inner, Quantize):
+            asked = (inner.bits, inner.per, inner.symmetric)
+            found |= {s.choice: None for s in asked if isinstance(s, ByArch)}
+    return list(found)
 
 
 def _nested(by: list[str], options: Mapping[tuple[Value, ...], Binding]) -> Binding:

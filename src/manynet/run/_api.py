@@ -63,7 +63,7 @@ def run(
         train: arguments of `manynet.train`, by the names of the config's section.
         search: arguments of `manynet.search`, likewise.
         ranking: `archs` to train alone for comparison, and `epochs`.
-        deploy: `members`, `formats`, `int8`, `fine_tune_epochs`, `tolerance`.
+        deploy: `members`, `formats`, `int8`, `int4`, `fine_tune_epochs`, `tolerance`.
         progress: is called with an `Event` whenever there is news.
 
     Returns:

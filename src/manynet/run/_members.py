@@ -98,7 +98,8 @@ def _export(
         work.material.real_inputs(),
         formats=formats,  # type: ignore[arg-type] # checked by the config
         int8=work.samples if int8 else None,
-        test=work.material.test if int8 else None,
+        int4=config.int4 and "onnx" in formats,
+        test=work.material.test if int8 or config.int4 else None,
         tolerance=config.tolerance,
         tokenizer=work.material.tokenizer,
         **kept,

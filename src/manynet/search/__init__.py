@@ -6,6 +6,10 @@ from manynet.search._judge import Quality as Quality
 from manynet.search._loop import Progress as Progress
 from manynet.search._loop import search as search
 from manynet.search._named import make_strategy as make_strategy
+from manynet.search.budgeted import Repaired as Repaired
+from manynet.search.budgeted import draw_at as draw_at
+from manynet.search.budgeted import lower as lower
+from manynet.search.budgeted import rises as rises
 from manynet.search.coarse_to_fine import CoarseToFine as CoarseToFine
 from manynet.search.engines import Engine as Engine
 from manynet.search.engines import Evolve as Evolve
@@ -77,6 +81,7 @@ __all__ = [
     "Random",
     "Record",
     "Regressor",
+    "Repaired",
     "Ridge",
     "RidgeSvr",
     "Sampled",
@@ -86,18 +91,21 @@ __all__ = [
     "StrategyFactory",
     "accuracy",
     "average_accuracy",
+    "draw_at",
     "features_of",
     "fit_quality",
     "fitted_by",
     "force_error",
     "forgetting",
     "loss",
+    "lower",
     "make_strategy",
     "metric",
     "neighbor_accuracy",
     "one_shot",
     "perplexity",
     "read_entries",
+    "rises",
     "search",
     "weak_nas",
 ]

@@ -26,6 +26,7 @@ from manynet.train._relax import Relaxed, relax
 from manynet.train._source import TrainData
 from manynet.train._summed import step_times, sum_outputs
 from manynet.train.best import Best
+from manynet.train.bits import BitSchedule, bit_shares
 from manynet.train.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from manynet.train.continual import ElasticWeights, OutputRegulariser
 from manynet.train.ema import Ema
@@ -54,6 +55,7 @@ from manynet.train.trainer import train
 
 __all__ = [
     "Best",
+    "BitSchedule",
     "Descent",
     "Dirichlet",
     "Distill",
@@ -88,6 +90,7 @@ __all__ = [
     "UniformWeights",
     "Validate",
     "accumulate",
+    "bit_shares",
     "constant",
     "cosine",
     "descend",

@@ -22,7 +22,7 @@ from manynet.train.ema import Ema
 from manynet.train.log import Window
 from manynet.train.objectives import Objective
 from manynet.train.penalties import Penalty
-from manynet.train.samplers import Sampler
+from manynet.train.samplers import Sampler, drawn
 from manynet.train.schedules import Schedule
 from manynet.train.step import Dropout, accumulate, largest_first
 
@@ -75,7 +75,7 @@ class Run:
         seed_all(seed_of(self.seed, 3, self.step, self.hardware.rank))
         rng = np.random.default_rng((self.seed, self.step))
         space = self.family.space
-        archs = largest_first(self.sampler.archs(space, rng), space.largest)
+        archs = largest_first(drawn(self.sampler, space, rng, self.step), space.largest)
         if self.augment is not None and isinstance(batch[0], Tensor):
             batch = (self.augment(batch[0]), batch[1])
         self.family.zero_grad()

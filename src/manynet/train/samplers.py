@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal, Protocol
@@ -12,19 +12,29 @@ import numpy as np
 from manynet.errors import InputError
 from manynet.space import Arch, Space, Value
 
-__all__ = ["Fixed", "Sampler", "Sandwich", "Staircase", "Uniform"]
+__all__ = ["Fixed", "Sampler", "Sandwich", "Staircase", "Uniform", "drawn"]
 
 By = Literal["arch", "choice"]
 
 
 class Sampler(Protocol):
-    """Draws the archs of one step. Any object with this method will do."""
+    """Draws the archs of one step. Any object with this method will do.
+
+    One that goes by the number of the step has `archs_at(space, rng, step)` too, which training
+    calls instead.
+    """
 
     def archs(self, space: Space, rng: np.random.Generator) -> Sequence[Arch]:
         """Return the archs of one step, drawn from `space` with `rng` and nothing else.
 
         A training run can then be repeated, and every process of a parallel one draws the same.
         """
+
+
+def drawn(sampler: Sampler, space: Space, rng: np.random.Generator, step: int) -> Sequence[Arch]:
+    """Return the archs that a sampler draws for a step, counted from 0."""
+    by_step: Callable[..., Sequence[Arch]] | None = getattr(sampler, "archs_at", None)
+    return sampler.archs(space, rng) if by_step is None else by_step(space, rng, step)
 
 
 @dataclass(frozen=True)
