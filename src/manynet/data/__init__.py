@@ -17,6 +17,7 @@ from manynet.data._augment import crop_and_flip
 from manynet.data._batches import Batch, Inputs, batches, collate_batches, taker, to_device
 from manynet.data._characters import Characters
 from manynet.data._data import Data, Images, Samples
+from manynet.data._graph_table import LINKS, OPERATIONS, canonical_graph, nas_bench_graph
 from manynet.data._load import load_data
 from manynet.data._local import local_data
 from manynet.data._molecules import Molecules, read_molecules
@@ -27,6 +28,8 @@ from manynet.data._user import load_function
 
 __all__ = [
     "IGNORED",
+    "LINKS",
+    "OPERATIONS",
     "Batch",
     "Characters",
     "Data",
@@ -39,11 +42,13 @@ __all__ = [
     "TextData",
     "Tokenizer",
     "batches",
+    "canonical_graph",
     "collate_batches",
     "crop_and_flip",
     "load_data",
     "load_function",
     "local_data",
+    "nas_bench_graph",
     "permuted",
     "read_molecules",
     "sentence_pairs",

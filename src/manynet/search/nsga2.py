@@ -36,6 +36,8 @@ class NSGA2:
         mutation: the probability that a choice of a child is changed; None means one choice a
             child in the mean.
         crossover: the probability that two parents exchange choices.
+        spread: begin with archs of all sizes from the smallest to the largest, which helps where
+            later values of a choice are larger; False draws every choice alike.
 
     Raises:
         InputError: `population` is less than 4.
@@ -57,13 +59,14 @@ class NSGA2:
         population: int = 50,
         mutation: float | None = None,
         crossover: float = 0.9,
+        spread: bool = True,
     ) -> None:
         if population < 4:
             raise InputError(f"the population of NSGA-II must be at least 4, not {population}")
         self._grid = Grid(space)
         self._rng = np.random.default_rng(seed)
         self._breeder = Breeder(self._grid.sizes, self._rng, mutation, crossover)
-        self._population = population
+        self._population, self._spread = population, spread
         self._survivors = Survivors(population, seed)
         self._seen: set[Arch] = set()
 
@@ -75,7 +78,7 @@ class NSGA2:
         for _ in range(_ATTEMPTS):
             if len(found) >= self._population:
                 break
-            rows = self._bred() if self._survivors else self._breeder.spread(self._population)
+            rows = self._bred() if self._survivors else self._beginning()
             archs = self._grid.archs(self._grid.repaired(rows))
             found += self._new(archs, self._population - len(found))
         return found
@@ -100,6 +103,11 @@ class NSGA2:
                 self._seen.add(arch)
                 found.append(arch)
         return found
+
+    def _beginning(self) -> Rows:
+        if self._spread:
+            return self._breeder.spread(self._population)
+        return self._grid.sample(self._rng, self._population)
 
     def _bred(self) -> Rows:
         """Return children of parents who won a tournament."""

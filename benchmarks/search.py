@@ -1,0 +1,397 @@
+"""R8: how many evaluations a search needs, and what the optimizer itself takes.
+
+Two problems. The synthetic space has 30 choices of 3 or 4 values; cost is a weighted mean, error
+falls with diminishing returns and grows where neighbors differ; its reference front is the union
+of ten runs of pymoo's NSGA-II of 20,000 evaluations each. The digits are a small CNN trained as a
+family, whose members are all judged once: accuracy on the validation images against MACs; the
+reference is the front of all. Every search is given the same two objectives to minimize.
+
+    python benchmarks/search.py             # measure what is missing; go on where it was stopped
+    python benchmarks/search.py digits "manynet LINAS"      # a part of it
+    python benchmarks/search.py --page     # draw the curves and write docs/results/search.md
+
+The optimizer's own time is that of the processor, without the time in the evaluations.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manynet.report._figures import Series
+from manynet.report._svg import Axis, draw
+from manynet.search import Metric, Record, search
+from manynet.search.front import hypervolume, non_dominated
+from manynet.space import Arch, Choice, Grid, Space
+
+GENES, SEEDS, SHARE = 30, 10, 0.99
+RESULTS = Path(__file__).parent / "results" / "search"
+DOCS = Path(__file__).parents[1] / "docs"
+Reals = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+class Problem(Protocol):
+    """What is searched: (error, cost) of rows of positions, both in about 0 to 1."""
+
+    space: Space
+    reference: Reals
+
+    def points(self, rows: Rows) -> Reals:
+        """Return (error, cost) of each row, `(N, 2)`."""
+        ...
+
+
+class Synthetic:
+    """The space of R8 and its function."""
+
+    reference = np.array([1.1, 1.1])
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.levels = rng.integers(3, 5, GENES)
+        costs, gains = rng.uniform(0.5, 2, GENES), rng.uniform(0.2, 1, GENES)
+        self._costs, self._gains = costs / costs.sum(), gains / gains.sum()
+        self._last = self.levels - 1
+        self.space = Space(
+            tuple(
+                Choice(f"gene{gene:02}", tuple(range(levels)))
+                for gene, levels in enumerate(self.levels.tolist())
+            )
+        )
+
+    def points(self, rows: NDArray[np.int64]) -> Reals:
+        """Return (error, cost) of each row."""
+        z = rows / self._last
+        cost = z @ self._costs
+        rough = 0.02 * np.abs(np.diff(z, axis=1)).mean(axis=1)
+        return np.stack([1 - np.sqrt(z) @ self._gains + rough, cost], axis=1)
+
+
+class Digits:
+    """All members of a small CNN trained on the digits, judged once and kept in a file."""
+
+    reference = np.array([1.1, 1.1])
+
+    def __init__(self) -> None:
+        import torch
+
+        import manynet
+
+        path = RESULTS / "digits.json"
+        data = manynet.load_data("digits", seed=0)
+        torch.manual_seed(0)
+        family = manynet.elastic(
+            manynet.build("manynet:small_cnn"), data.example_inputs(), width=(0.25, 0.5, 1.0)
+        )
+        self.space, self._grid = family.space, Grid(family.space)
+        if not path.is_file():
+            manynet.train(family, data.train, epochs=30, seed=0)
+            front = search(
+                family,
+                manynet.accuracy(data.val),
+                costs=[manynet.macs()],
+                strategy="exhaustive",
+                evaluations=self.space.count,
+                calibrate=lambda member: manynet.calibrate(member, data.train, batches=4),
+            )
+            rows = self._grid.rows(record.arch for record in front.history).tolist()
+            values = [(record.quality, record.costs["macs"]) for record in front.history]
+            path.write_text(json.dumps({"rows": rows, "values": values}) + "\n")
+        found = json.loads(path.read_text())
+        quality, macs = np.array(found["values"]).T
+        error = (quality.max() - quality) / np.ptp(quality)
+        points = np.stack([error, (macs - macs.min()) / np.ptp(macs)], axis=1)
+        self.all = points
+        self._known = dict(zip(map(tuple, found["rows"]), points, strict=True))
+
+    def points(self, rows: Rows) -> Reals:
+        """Return (error, cost) of each row, both from 0 (best of all) to 1 (worst of all)."""
+        return np.array([self._known[tuple(row)] for row in self._grid.repaired(rows).tolist()])
+
+
+def plain_nsga2(
+    problem: Problem, seed: int, evaluations: int, *, population: int, rounded: Mapping[str, Any]
+) -> tuple[Reals, float]:
+    """Run pymoo's NSGA-II over whole numbers.
+
+    Returns:
+        All points in the order of evaluation, and the optimizer's own seconds.
+    """
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import Problem as Theirs
+    from pymoo.core.termination import NoTermination
+    from pymoo.operators.crossover.sbx import SBX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+    from pymoo.operators.sampling.rnd import IntegerRandomSampling
+
+    grid = Grid(problem.space)
+    how = {"vtype": float, "repair": RoundingRepair(), **rounded}
+    algorithm = NSGA2(
+        pop_size=population,
+        sampling=IntegerRandomSampling(),
+        crossover=SBX(**how),
+        mutation=PM(**how),
+        eliminate_duplicates=True,
+        seed=seed,
+        termination=NoTermination(),
+        output=None,
+    )
+    algorithm.setup(Theirs(grid.width, n_obj=2, xl=0 * grid.sizes, xu=grid.sizes - 1, vtype=int))
+    points: list[Reals] = []
+    seconds = 0.0
+    while sum(map(len, points)) < evaluations:
+        start = time.process_time()
+        asked = algorithm.ask()
+        seconds += time.process_time() - start
+        points.append(problem.points(asked.get("X").astype(int)))
+        asked.set("F", points[-1])
+        start = time.process_time()
+        algorithm.tell(infills=asked)
+        seconds += time.process_time() - start
+    return np.concatenate(points)[:evaluations], seconds
+
+
+def optuna_nsga2(
+    problem: Problem, seed: int, evaluations: int, *, population: int
+) -> tuple[Reals, float]:
+    """Run optuna's NSGA-II."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    points: list[Reals] = []
+    seconds = 0.0
+    for _ in range(evaluations):
+        start = time.process_time()
+        trial = study.ask()
+        row = [trial.suggest_int(c.name, 0, len(c.values) - 1) for c in problem.space]
+        seconds += time.process_time() - start
+        points.append(problem.points(np.array([row]))[0])
+        start = time.process_time()
+        study.tell(trial, points[-1].tolist())
+        seconds += time.process_time() - start
+    return np.array(points), seconds
+
+
+def ours(
+    problem: Problem, seed: int, evaluations: int, *, population: int, strategy: Any
+) -> tuple[Reals, float]:
+    """Run `manynet.search`."""
+    grid, inside = Grid(problem.space), 0.0
+
+    def evaluate(arch: Arch) -> Mapping[str, float]:
+        nonlocal inside
+        start = time.process_time()
+        error, cost = problem.points(grid.rows([arch]))[0]
+        inside += time.process_time() - start
+        return {"error": float(error), "cost": float(cost)}
+
+    start = time.process_time()
+    front = search(
+        problem.space,
+        Metric("error", higher_is_better=False),
+        costs=["cost"],
+        evaluate=evaluate,
+        evaluations=evaluations,
+        population=population,
+        strategy=strategy,
+        seed=seed,
+    )
+    seconds = time.process_time() - start - inside
+    return np.array(list(map(_point, front.history))), seconds
+
+
+def _point(record: Record) -> tuple[float, float]:
+    return record.quality, record.costs["cost"]
+
+
+def growth(points: Reals, reference: Reals, step: int) -> Iterator[tuple[int, float]]:
+    """Yield (evaluations, hypervolume) after every `step` evaluations."""
+    front = np.empty((0, points.shape[1]))
+    for end in range(step, len(points) + step, step):
+        front = np.concatenate([front, points[end - step : end]])
+        front = front[non_dominated(front)]
+        yield min(end, len(points)), hypervolume(front, reference)
+
+
+ARMS: Mapping[str, Callable[..., tuple[Reals, float]]] = {
+    "pymoo NSGA-II": functools.partial(plain_nsga2, rounded={"prob": 0.9, "eta": 15.0}),
+    "pymoo NSGA-II, eta 3": functools.partial(plain_nsga2, rounded={"prob": 1.0, "eta": 3.0}),
+    "optuna NSGA-II": optuna_nsga2,
+    "random": functools.partial(ours, strategy="random"),
+    "WeakNAS": functools.partial(ours, strategy="weak_nas"),
+    "manynet NSGA-II": functools.partial(ours, strategy="nsga2"),
+    "manynet LINAS": functools.partial(ours, strategy="linas"),
+}
+SHOWN = ("manynet LINAS", "WeakNAS", "manynet NSGA-II", "pymoo NSGA-II, eta 3")
+BUDGETS: Mapping[str, Mapping[str, int]] = {
+    "synthetic": {
+        **dict.fromkeys(ARMS, 20_000),
+        "manynet NSGA-II": 8_000,
+        "optuna NSGA-II": 2_000,
+        "random": 2_000,
+        "WeakNAS": 600,
+        "manynet LINAS": 300,
+    },
+    "digits": {**dict.fromkeys(ARMS, 600), "WeakNAS": 300, "manynet LINAS": 300},
+}
+POPULATIONS = {"synthetic": 50, "digits": 20}
+PROBLEMS: Mapping[str, Callable[[], Problem]] = {"synthetic": Synthetic, "digits": Digits}
+
+
+def best_volume(name: str, problem: Problem) -> float:
+    """Return the hypervolume of the reference front, measured once."""
+    if isinstance(problem, Digits):
+        return hypervolume(problem.all, problem.reference)
+    path = RESULTS / f"{name}-reference.json"
+    if not path.is_file():
+        front = np.empty((0, 2))
+        for seed in range(10):
+            points, _ = ARMS["pymoo NSGA-II, eta 3"](problem, 1000 + seed, 20_000, population=50)
+            front = np.concatenate([front, points])
+            front = front[non_dominated(front)]
+        path.write_text(json.dumps({"hypervolume": hypervolume(front, problem.reference)}) + "\n")
+    return float(json.loads(path.read_text())["hypervolume"])
+
+
+def measure(name: str, chosen: Iterable[str]) -> None:
+    """Measure the seeds that are missing of each search, and keep each as soon as it is there."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    problem, population = PROBLEMS[name](), POPULATIONS[name]
+    volume, step = best_volume(name, problem), population // 5
+    for arm in chosen:
+        path = RESULTS / f"{name}-{arm.replace(',', '').replace(' ', '-').lower()}.json"
+        found = json.loads(path.read_text()) if path.is_file() else {"arm": arm, "seeds": {}}
+        for seed in range(SEEDS):
+            if str(seed) in found["seeds"]:
+                continue
+            evaluations = BUDGETS[name][arm]
+            points, seconds = ARMS[arm](problem, seed, evaluations, population=population)
+            curve = [(n, v / volume) for n, v in growth(points, problem.reference, step)]
+            found["seeds"][str(seed)] = {
+                "evaluations_to_99": next((n for n, share in curve if share >= SHARE), None),
+                "own_microseconds": round(1e6 * seconds / len(points), 1),
+                "curve": [(n, round(share, 5)) for n, share in curve if n <= 100 * step],
+            }
+            found["evaluations"], found["versions"] = evaluations, versions()
+            path.write_text(json.dumps(found) + "\n")
+            print(name, arm, seed, found["seeds"][str(seed)]["evaluations_to_99"], flush=True)
+
+
+def versions() -> dict[str, str]:
+    libraries = ("numpy", "optuna", "pymoo", "scikit-learn")
+    return {name: importlib.metadata.version(name) for name in libraries} | {
+        "python": platform.python_version()
+    }
+
+
+def needed(arm: Mapping[str, Any]) -> float:
+    """Return the median of the evaluations that it took; infinite where most did not get there."""
+    counts = [one["evaluations_to_99"] for one in arm["seeds"].values()]
+    return statistics.median(math.inf if count is None else count for count in counts)
+
+
+def page() -> None:
+    """Write the page and its curves."""
+    text = [HEAD]
+    for name, words in WORDS.items():
+        stored = [json.loads(path.read_text()) for path in RESULTS.glob(f"{name}-*.json")]
+        arms = {one["arm"]: one for one in stored if "arm" in one}
+        if not arms:
+            continue
+        drawing = draw(
+            f"Hypervolume over evaluations: {name}",
+            [Series(arm, *middle(arms[arm])) for arm in SHOWN if arm in arms],
+            Axis("evaluations", may_be_log=False),
+            Axis("share of the reference hypervolume", percent=True, may_be_log=False),
+        )
+        (DOCS / "assets" / f"search-{name}.svg").write_text(drawing)
+        text.append(f"## {words}\n\n![Hypervolume over evaluations](../assets/search-{name}.svg)\n")
+        text += table(arms)
+    (DOCS / "results" / "search.md").write_text("\n".join(text) + "\n")
+
+
+def middle(arm: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Return the median curve of the seeds."""
+    curves = [one["curve"] for one in arm["seeds"].values()]
+    return (
+        [float(n) for n, _ in curves[0]],
+        [
+            statistics.median(shares)
+            for shares in zip(*([v for _, v in c] for c in curves), strict=True)
+        ],
+    )
+
+
+def table(arms: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what each search needed, against the better of pymoo's two settings."""
+    peers = [arm for arm in arms if arm.startswith("pymoo")]
+    theirs = min(needed(arms[arm]) for arm in peers)
+    bound = "" if math.isfinite(theirs) else "below "
+    theirs = min(theirs, arms[peers[0]]["evaluations"])
+    yield "| search | seeds | evaluations to 99 %, median (least to most) | over pymoo | own us |"
+    yield "|---|---|---|---|---|"
+    for arm in (arm for arm in ARMS if arm in arms):
+        seeds = arms[arm]["seeds"].values()
+        counts = sorted(
+            math.inf if one["evaluations_to_99"] is None else one["evaluations_to_99"]
+            for one in seeds
+        )
+        most = f"not in {arms[arm]['evaluations']:,}"
+        said = [
+            most if math.isinf(n) else f"{n:,.0f}"
+            for n in (needed(arms[arm]), counts[0], counts[-1])
+        ]
+        ratio = needed(arms[arm]) / theirs
+        over = f"{bound}{ratio:.3f}" if math.isfinite(ratio) else "-"
+        own = statistics.median(one["own_microseconds"] for one in seeds)
+        cells = (arm, len(counts), f"{said[0]} ({said[1]} to {said[2]})", over, f"{own:,.0f}")
+        yield f"| {' | '.join(map(str, cells))} |"
+    yield ""
+
+
+WORDS = {
+    "synthetic": "Synthetic space: 30 choices, two objectives",
+    "digits": "Digits: every member of a trained family known",
+}
+HEAD = """# Search
+
+<!-- Written by benchmarks/search.py from benchmarks/results/search. -->
+
+How many evaluations a search needs to reach 99 % of the reference hypervolume, ten seeds each, and
+what the optimizer itself takes for an evaluation (time of one core, without the evaluations). The
+aim is at most 0.125 of the evaluations of pymoo's NSGA-II, and at most 100 us without a predictor.
+
+pymoo runs with crossover and mutation rounded to whole numbers, at two settings of eta, its default
+for mutation and the 3 that its page on whole numbers takes; the better is what the others are
+compared with. Predictors take milliseconds an evaluation: they are for members that take longer
+than that to judge. `python benchmarks/search.py` measures all of it again.
+"""
+
+
+def main() -> None:
+    if "--page" in sys.argv:
+        page()
+        return
+    wanted = sys.argv[1:]
+    for name in [one for one in PROBLEMS if one in wanted] or PROBLEMS:
+        measure(name, [arm for arm in ARMS if arm in wanted] or list(ARMS))
+
+
+if __name__ == "__main__":
+    main()
