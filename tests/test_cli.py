@@ -305,7 +305,7 @@ def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatc
     found = json.loads(out)
     assert found["cores"] >= 1
     assert "cpu" in found["devices"]
-    extras = {"data", "graphs", "language", "onnx", "report", "search", "serve", "vision"}
+    extras = {"data", "graphs", "language", "onnx", "ray", "report", "search", "serve", "vision"}
     assert set(found["extras"]) == extras
     import manynet._doctor as doctor
 
