@@ -133,5 +133,5 @@ def test_a_classifier_has_no_cache_to_search(tmp_path: Path) -> None:
 def test_the_page_draws_the_perplexity_while_training(tmp_path: Path) -> None:
     result = job(tmp_path, "gpt2", elastic={"depth": False}, train={"epochs": 2})
     page = result.report.read_text()
-    assert "perplexity of the largest, the smallest and random members while training" in page
+    assert "perplexity of the largest, the smallest and random members by step" in page
     assert list((tmp_path / "run" / "figures").glob("training-perplexity.svg"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import pickle
 from collections.abc import Mapping
@@ -71,10 +72,9 @@ def canonical_graph(graph: tuple[int, ...]) -> tuple[int, ...]:
         InputError: the package is not installed.
     """
     _package()
-    from nas_bench_graph.architecture import Arch
-
+    made = importlib.import_module("nas_bench_graph.architecture").Arch
     names = [OPERATIONS[place] for place in graph[1:]]
-    return _decoded(int(Arch(list(LINKS[graph[0]]), names).valid_hash()))
+    return _decoded(int(made(list(LINKS[graph[0]]), names).valid_hash()))
 
 
 def _decoded(number: int) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def growth(evaluated: Sequence[Record], costs: Sequence[str]) -> Series:
         ...     return Record(arch={}, quality=quality, costs={"macs": macs})
         >>> found = growth([record(1, 0.0), record(2, 1.0), record(3, 0.5)], ["macs"])
         >>> found.x, [round(y, 3) for y in found.y]
-        ([1, 2, 3], [0.091, 0.545, 0.545])
+        ([1, 2, 3], [0.091, 0.587, 0.587])
     """
     known = [one for one in evaluated if all(name in one.costs for name in costs)]
     if not known:
