@@ -71,6 +71,21 @@ def forward(rows: Rows) -> Iterator[str]:
         yield from section(f"Member: {title}", words, bar, chosen)
 
 
+def training(rows: Rows) -> Iterator[str]:
+    """Yield the tables of a training step: its time, with distillation too, and its memory."""
+    words = "A sandwich step against the sum of its four members' own steps"
+    memory = {name: value for name, value in rows.items() if "memory" in name}
+    distilled = {name: value for name, value in rows.items() if name.endswith("distilled")}
+    plain = {n: value for n, value in rows.items() if n not in memory and n not in distilled}
+    yield from section("Training step", f"{words}.", 1.03, plain)
+    yield from section("Training step, distilled", f"{words}, which learn alone.", 1.08, distilled)
+    words = (
+        "Peak memory of ten sandwich steps against the largest alone: the same four archs in each "
+        "step, or two of them drawn anew. Each new shape also fills oneDNN's cache of kernels."
+    )
+    yield from section("Training step, memory", words, 1.10, memory)
+
+
 def lines() -> Iterator[str]:
     """Yield the page."""
     speed = stored("speed")
@@ -88,8 +103,7 @@ def lines() -> Iterator[str]:
     yield from section("Extracting", words, 1.0, speed.get("R3", {}))
     words = "The family's files with n named members against the weights of its largest member."
     yield from section("Files", words, 1.01, speed.get("R4", {}))
-    words = "A sandwich step against the sum of its four members' own steps; peak memory against "
-    yield from section("Training step", words + "the largest alone.", 1.08, speed.get("R5", {}))
+    yield from training(speed.get("R5", {}))
     words = "Recalibrating batch-norm over 8 batches against 8 plain forwards."
     yield from section("Calibrating", words, 1.10, speed.get("R7", {}))
     if "import" in speed:

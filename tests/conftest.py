@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -79,6 +80,18 @@ def chromium() -> str:
     if os.environ.get("CI"):
         pytest.fail("CI needs chromium; .ci/run installs it")
     pytest.skip("no chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """Return a browser, for one file of tests: while it is open nothing else can use asyncio."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright; try: pip install playwright"
+    )
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

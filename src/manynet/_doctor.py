@@ -23,7 +23,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "ray": ("ray",),
     "report": ("plotly",),
-    "search": ("pymoo", "scikit-learn"),
+    "search": ("numba", "pymoo", "scikit-learn"),
     "serve": ("fastapi", "prometheus-client", "uvicorn"),
     "vision": ("timm", "torchvision"),
 }

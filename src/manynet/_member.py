@@ -11,9 +11,6 @@ from manynet.bindings.leaf import Leaf, Touched
 
 __all__ = ["Member", "caches_tensors"]
 
-_PART_BYTES = 3072
-"""About what a module with its bound tensors takes beside its weights."""
-
 Buffers = list[tuple[nn.Module, str, Tensor]]
 
 
@@ -37,7 +34,7 @@ class Member:
         self.module = module
         own = [leaf for leaf in leaves if leaf.pull is not None]
         self.fresh = Freshness(own, touched) if own else None
-        self.bytes = sum(leaf.tensor.nbytes for leaf in own) + len(parts) * _PART_BYTES
+        self.bytes = sum(leaf.tensor.nbytes for leaf in own)
         self.recent = True
         self.buffers: Buffers = [
             (part, name, tensor)

@@ -7,6 +7,8 @@ changed; gradients flow back into the shared gradients as the member's backward 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,7 +88,7 @@ class Family:
         """Archs that have a name of their own; they are saved with the family."""
         self.cache_bytes: int | None = None
         """How much the copied weights of members kept for reuse may take. None: a tenth of the
-        shared weights (at least 4 MiB) while training, twice them (at least 1 GiB) otherwise."""
+        shared weights (at least 16 MiB) while training, twice them (at least 1 GiB) otherwise."""
         self._given_up = _give_up(shared, blueprint.bindings)
         self._skeleton = Skeleton(shared)
         self._axes = _elastic_axes(blueprint, space)
@@ -141,7 +143,7 @@ class Family:
     def _member_of(self, arch: Arch) -> Member:
         member = self._cache.get(arch)
         if member is None:
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), _uncollected():
                 member = self._bind(arch)
             self._cache[arch] = member
             self._cached_bytes += member.bytes
@@ -286,20 +288,15 @@ class Family:
         limit = self.cache_bytes
         if limit is None:
             training = self.shared.training and torch.is_grad_enabled()
-            limit = max(self._bytes // 10, 1 << 22) if training else max(2 * self._bytes, 1 << 30)
-        for arch, member in list(self._cache.items()):
-            if self._cached_bytes > limit and member.bytes and member is not asked:
-                del self._cache[arch]
-                if member.recent:  # a second chance: it goes to the end of the line
-                    member.recent = False
-                    self._cache[arch] = member
-                else:
+            limit = max(self._bytes // 10, 1 << 24) if training else max(2 * self._bytes, 1 << 30)
+        if self._cached_bytes > limit:
+            others = [(a, m) for a, m in self._cache.items() if m.bytes and m is not asked]
+            # first those that nobody asked for since the last time, and of each the largest
+            for arch, member in sorted(others, key=lambda one: (one[1].recent, -one[1].bytes)):
+                if self._cached_bytes > limit:
+                    del self._cache[arch]
                     self._cached_bytes -= member.bytes
-        large = sorted(self._cache.items(), key=lambda item: -item[1].bytes)
-        for arch, member in large:
-            if self._cached_bytes > limit and member.bytes and member is not asked:
-                del self._cache[arch]
-                self._cached_bytes -= member.bytes
+                member.recent = False
         self._kept = asked if self._cached_bytes > limit else None
 
     # -- the shared weights ------------------------------------------------------------------
@@ -454,6 +451,19 @@ def _elastic_axes(blueprint: Blueprint, space: Space) -> tuple[Axis, ...]:
     for follow in blueprint.follows:
         axes.update(dict.fromkeys(axis for axis in axes_of(follow.dim) if axis.name in names))
     return tuple(axes)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause the garbage collector: thousands of objects that live on take it as long again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _give_up(shared: nn.Module, bindings: Mapping[str, Binding]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +78,7 @@ def test_a_counter_that_stands_still_is_told(tmp_path: Path) -> None:
         cost(nn.Identity(), INPUTS)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_counter_for_root_alone_says_what_to_do(tmp_path: Path) -> None:
-    file = tree(tmp_path, package_0=5) / "intel-rapl:0" / "energy_uj"
-    file.chmod(0)
-    with pytest.raises(InputError, match=r"sudo chmod a\+r"):
-        mn.energy(powercap=tmp_path)
-
-
-def test_a_counter_for_root_alone_says_so_to_root_too(
+def test_a_counter_for_root_alone_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, read = tree(tmp_path, package_0=5), Path.read_text

@@ -15,19 +15,7 @@ from test_report_page import embedded, spoil
 from manynet.report import write_report
 from manynet.search import Front
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="needs playwright; try: pip install playwright"
-)
-
 Open = Callable[[Path], Any]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,10 +43,6 @@ from manynet.space import Arch, Grid, Space
 Reals = NDArray[np.float64]
 RIDGE = Ridge((0.1, 1.0, 10.0))
 QUICK = partial(Linas, regressor=RIDGE, inner=200)
-NUMBA = pytest.param(
-    "age-moea",
-    marks=pytest.mark.skipif(not importlib.util.find_spec("numba"), reason="numba is missing"),
-)
 
 
 def bowl(count: int = 80, noise: float = 0.0) -> tuple[Reals, Reals]:
@@ -128,11 +125,11 @@ def objectives(count: int) -> Callable[[NDArray[np.int64]], tuple[Reals, Reals]]
     return predict
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("engine", ["nsga2", "pymoo-nsga2", "u-nsga3", NUMBA])
+@pytest.mark.parametrize(
+    ("engine", "count"),
+    [("nsga2", 1), *itertools.product(["nsga2", "pymoo-nsga2", "u-nsga3", "age-moea"], [2, 3])],
+)
 def test_an_engine_ends_on_the_front(engine: str, count: int) -> None:
-    if engine != "nsga2" and count == 1:
-        pytest.skip("one objective is for our own")
     grid = Grid(plain_space(6))
     predicted = Predicted(objectives(count))
     run = partial(make_engine(engine), seed=3, population=20, evaluations=300)
@@ -175,11 +172,13 @@ def test_an_unknown_engine_is_named() -> None:
         make_engine("nsga")
     with pytest.raises(InputError, match="pymoo has no 'moead'"):
         Pymoo("moead")
-    if importlib.util.find_spec("numba") is None:
-        with pytest.raises(MissingExtraError, match="numba"):
-            make_engine("age-moea")(
-                Predicted(objectives(2)), Grid(plain_space(2)), seed=0, population=4, evaluations=8
-            )
+
+
+def test_an_engine_names_the_library_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    predicted, grid = Predicted(objectives(2)), Grid(plain_space(2))
+    with pytest.raises(MissingExtraError, match="numba"):
+        make_engine("age-moea")(predicted, grid, seed=0, population=4, evaluations=8)
 
 
 # --- the searches

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import pickle
 from collections.abc import Callable, Mapping
@@ -33,9 +32,6 @@ STAGES = Space(
 )
 SMALL = Space(tuple(Choice(f"gene{n}", (0, 1, 2)) for n in range(6)))
 QUICK = {"regressor": Ridge((0.1, 1.0, 10.0)), "inner": 300}
-TABLE = pytest.mark.skipif(
-    not importlib.util.find_spec("nas_bench_graph"), reason="the table is not installed"
-)
 
 
 def staged(arch: Arch) -> dict[str, float]:
@@ -224,7 +220,6 @@ def test_killed_and_resumed_it_asks_for_the_same_archs(tmp_path: Path, stop: int
     assert run("part.sqlite") == run("whole.sqlite")
 
 
-@TABLE
 def test_the_table_has_a_row_for_each_canonical_graph() -> None:
     table = nas_bench_graph("cora")
     graphs = itertools.product(range(9), repeat=5)
@@ -236,7 +231,6 @@ def test_the_table_has_a_row_for_each_canonical_graph() -> None:
     assert Table("cora")(arch) == Table("cora")(Table.canonical(arch))
 
 
-@TABLE
 def test_a_file_that_would_run_code_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,19 +17,7 @@ from page_server import Served, serving
 from manynet._files import write_json
 from manynet.search import Front, Store, read_entries
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="needs playwright; try: pip install playwright"
-)
-
 Open = Callable[[Served], Any]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture
