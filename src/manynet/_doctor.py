@@ -21,6 +21,7 @@ EXTRAS = {
     "graphs": ("torch_geometric",),
     "language": ("gguf", "peft", "sentencepiece", "transformers"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
     "ray": ("ray",),
     "report": ("plotly",),
     "search": ("numba", "pymoo", "scikit-learn"),

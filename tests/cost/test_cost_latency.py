@@ -100,7 +100,7 @@ def test_it_is_a_cost() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"runtime": "tvm"}, "can be 'torch' or 'onnx'"),
+        ({"runtime": "tvm"}, "can be one of 'torch', 'onnx', 'openvino'"),
         ({"threads": 0}, "threads=0"),
         ({"batch": 0}, "batch=0"),
         ({"repeats": 0}, "repeats=0"),

@@ -200,6 +200,7 @@ def test_refusals_reach_the_one_who_asks(url: str) -> None:
         ({}, "is not an exported network"),
         ({"speed": 3}, "there is no setting 'speed'"),
         ({"repeats": "x"}, "repeats='x' is no number"),
+        ({"runtime": "torch"}, "runtime='torch' does not run exported files"),
     ]
     for query, message in wrong:
         reply = ask("/time", b"abc", **query)
@@ -207,9 +208,8 @@ def test_refusals_reach_the_one_who_asks(url: str) -> None:
         assert message in reply.json["error"]
 
 
-def test_a_pass_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from manynet.serve import _device
-
+def endless() -> bytes:
+    """Return an ONNX file whose loop ends when its input says so, which it never does."""
     value = helper.make_tensor_value_info
     body = helper.make_graph(
         [
@@ -229,10 +229,39 @@ def test_a_pass_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         [value("y", TensorProto.FLOAT, [2])],
     )
     opsets = [helper.make_opsetid("", 17)]
-    data = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def test_a_pass_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from manynet.serve import _device
+
+    body = packed(endless(), (torch.zeros(2), torch.tensor(True)))
     monkeypatch.setattr(_device, "MOST_S", 0.1)
     with pytest.raises(InputError, match=r"cannot run on its inputs here: .*terminate"):
-        Device(TOKEN).time(packed(data, (torch.zeros(2), torch.tensor(True))), QUICK)
+        Device(TOKEN).time(body, QUICK)
+
+
+def test_a_loop_is_refused_where_it_could_not_be_stopped() -> None:
+    body = packed(endless(), (torch.zeros(2), torch.tensor(True)))
+    with pytest.raises(InputError, match="holds a loop, which OpenVINO could not be stopped in"):
+        Device(TOKEN).time(body, QUICK | {"runtime": "openvino"})
+
+
+def test_openvino_times_members_too(url: str) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: see the extra openvino")
+    clock = mn.latency(url, token=TOKEN, runtime="openvino", **QUICK)
+    found = clock.measure(NET, INPUTS)
+    assert (found.device, found.runtime) == (url, "openvino")
+    assert found.median_ms > 0
+    assert clock.described()["openvino"]  # type: ignore[attr-defined]
+
+
+def test_a_runtime_that_the_device_lacks_is_told(
+    url: str, exported_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match=r"refuses: this needs openvino, which is not installed"):
+        mn.latency(url, token=TOKEN, runtime="openvino", **QUICK)(NET, INPUTS)
 
 
 def test_a_token_that_is_easily_guessed_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from manynet.cost._cache import kv_cache_bytes, token_latency
 from manynet.cost._cost import Cost, FamilyLike, cost
 from manynet.cost._count import LayerCost, by_layer
 from manynet.cost._energy import Energy, EnergyCost, energy
-from manynet.cost._latency import Clock, Latency, LatencyCost, exported_run, latency
+from manynet.cost._exported import ExportedRun, exported_run
+from manynet.cost._latency import Clock, Latency, LatencyCost, latency
 from manynet.cost._memory import peak_memory
 from manynet.cost._predictor import LatencyPredictor, fit_latency
 from manynet.cost._remote import TOKEN, RemoteLatency, packed, unpacked
@@ -23,6 +24,7 @@ __all__ = [
     "Cost",
     "Energy",
     "EnergyCost",
+    "ExportedRun",
     "FamilyLike",
     "Latency",
     "LatencyCost",

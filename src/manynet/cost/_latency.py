@@ -6,13 +6,12 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manynet._inputs import (
@@ -25,12 +24,13 @@ from manynet._inputs import (
     with_batch,
 )
 from manynet.cost._cost import Cost
-from manynet.deploy import onnx_session, to_onnx
+from manynet.cost._exported import RUNTIMES, exported_run
+from manynet.deploy import to_onnx
 from manynet.errors import InputError
 
-__all__ = ["Clock", "Latency", "LatencyCost", "exported_run", "is_address", "latency"]
+__all__ = ["Clock", "Latency", "LatencyCost", "Runtime", "is_address", "latency"]
 
-Runtime = Literal["torch", "onnx"]
+Runtime = Literal["torch", "onnx", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Latency:
         repeats: passes that were timed.
         threads: threads that the runtime was allowed.
         device: where it ran.
-        runtime: what ran it, `torch` or `onnx`.
+        runtime: what ran it, `torch`, `onnx` or `openvino`.
         batch: samples in a pass.
         disturbed: passes set aside, because other work took the core from them.
         p25: the lower quartile, in milliseconds.
@@ -144,7 +144,7 @@ class LatencyCost(Cost):
 
         Raises:
             InputError: the network cannot run on these inputs or on this device.
-            MissingExtraError: ONNX Runtime is asked for and not installed.
+            MissingExtraError: a runtime is asked for that is not installed.
         """
         with self.clock(member, example_inputs) as clock:
             return self.read(clock)
@@ -191,8 +191,10 @@ class LatencyCost(Cost):
     def prepared(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Callable[[], object]:
         """Return a function that runs one pass of a network, which should be in eval mode."""
         inputs = with_batch(as_inputs(example_inputs), self.batch)
-        prepare = _torch_run if self.runtime == "torch" else _onnx_run
-        return prepare(member, inputs, torch.device(self.device), self.threads)
+        where = torch.device(self.device)
+        if self.runtime == "torch":
+            return _torch_run(member, inputs, where)
+        return _exported_run(member, inputs, where, self.threads, self.runtime)
 
     def clock_of(self, run: Callable[[], object]) -> Clock:
         """Return the clock of a function that `prepared` returned."""
@@ -228,7 +230,8 @@ def latency(
             the exported network is sent there and timed there.
         runtime: `"torch"` runs the network itself, the default on this machine; `"onnx"` exports it
             and runs the file in ONNX Runtime, which takes some seconds for each network, and is
-            what another machine does.
+            what another machine does by default; `"openvino"` runs that file in OpenVINO, on the
+            CPU and in float32.
         threads: threads of the runtime. Two on two shared cores lie: one is the honest default.
         batch: samples in a pass.
         warmup: passes before the clock starts.
@@ -246,8 +249,9 @@ def latency(
         >>> clock.measure(nn.Linear(4, 8), torch.zeros(1, 4)).threads
         1
     """
-    if runtime not in (None, "torch", "onnx"):
-        raise InputError(f"runtime {runtime!r} is unknown; it can be 'torch' or 'onnx'")
+    if runtime not in (None, "torch", *RUNTIMES):
+        known = ", ".join(map(repr, ("torch", *RUNTIMES)))
+        raise InputError(f"runtime {runtime!r} is unknown; it can be one of {known}")
     for name, value in {"threads": threads, "batch": batch, "repeats": repeats}.items():
         if value < 1:
             raise InputError(f"latency({name}={value}) should be at least 1")
@@ -266,6 +270,8 @@ def latency(
     where = torch.device(device)
     if where.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"latency on {where} needs a CUDA device, and this machine has none")
+    if where.type != "cpu" and runtime == "openvino":
+        raise InputError(f"latency in OpenVINO is measured on the CPU, not on {where}; use 'cpu'")
 
     def function(member: nn.Module, inputs: Inputs) -> float:
         return made.measure(member, inputs).median_ms
@@ -293,9 +299,7 @@ def _doubt(times: list[float]) -> float:
     return float(1.2533 * (high - low) / 1.349 / len(times) ** 0.5 / max(median, 1e-9))
 
 
-def _torch_run(
-    member: nn.Module, inputs: Inputs, device: torch.device, threads: int
-) -> Callable[[], object]:
+def _torch_run(member: nn.Module, inputs: Inputs, device: torch.device) -> Callable[[], object]:
     """Return a function that runs the network itself."""
     here = device_of(member)
     if here.type != device.type or device.index not in (None, here.index):
@@ -304,43 +308,13 @@ def _torch_run(
     return lambda: member(*inputs)
 
 
-def _onnx_run(
-    member: nn.Module, inputs: Inputs, device: torch.device, threads: int
+def _exported_run(
+    member: nn.Module, inputs: Inputs, device: torch.device, threads: int, runtime: str
 ) -> Callable[[], object]:
-    """Return a function that runs the exported network in ONNX Runtime."""
+    """Return a function that runs the exported network in a runtime."""
     data = to_onnx(member, inputs, dynamic_batch=False)
     arrays = [tensor.detach().cpu().numpy() for tensor in tensors_in(inputs)]
-    return exported_run(data, arrays, device=str(device), threads=threads)
-
-
-def exported_run(
-    data: bytes,
-    arrays: Sequence[NDArray[Any]],
-    *,
-    device: str = "cpu",
-    threads: int = 1,
-    options: Any = None,
-) -> Callable[[], object]:
-    """Return a function that runs an exported network once.
-
-    Args:
-        data: an ONNX file's bytes.
-        arrays: its inputs, in order.
-        device: where to run.
-        threads: threads of the runtime.
-        options: ONNX Runtime's `RunOptions`.
-
-    Raises:
-        InputError: the file takes another number of inputs.
-        StorageError: the bytes are no ONNX file.
-        MissingExtraError: ONNX Runtime is not installed.
-    """
-    session = onnx_session(data, device=device, threads=threads)
-    names = [given.name for given in session.get_inputs()]
-    if len(names) != len(arrays):
-        raise InputError(f"the file takes {len(names)} inputs, and {len(arrays)} were given")
-    feed = dict(zip(names, arrays, strict=True))
-    return lambda: session.run(None, feed, options)
+    return exported_run(data, arrays, device=str(device), threads=threads, runtime=runtime)
 
 
 @contextlib.contextmanager

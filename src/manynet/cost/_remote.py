@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from manynet._inputs import Inputs, as_inputs, evaluating, tensors_in, with_batch
-from manynet.cost._latency import Clock, Latency, LatencyCost
+from manynet.cost._latency import Clock, Latency, LatencyCost, Runtime
 from manynet.deploy import to_onnx
 from manynet.errors import InputError
 
@@ -27,7 +27,7 @@ __all__ = ["TOKEN", "RemoteLatency", "packed", "remote_latency", "unpacked"]
 TOKEN = "MANYNET_DEVICE_TOKEN"
 _MODEL = "model"
 _SLACK_S = 60.0
-_SENT = ("threads", "batch", "warmup", "repeats", "time_limit_s", "precision")
+_SENT = ("runtime", "threads", "batch", "warmup", "repeats", "time_limit_s", "precision")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _refused(device: str, error: urllib.error.HTTPError) -> Exception:
 
 
 def remote_latency(
-    address: str, *, runtime: str | None, token: str | None, **settings: Any
+    address: str, *, runtime: Runtime | None, token: str | None, **settings: Any
 ) -> RemoteLatency:
     """Return the cost of another machine; see `latency`.
 
@@ -164,7 +164,7 @@ def remote_latency(
         function,
         measured=True,
         device=address.rstrip("/"),
-        runtime="onnx",
+        runtime="onnx" if runtime is None else runtime,
         token=token,
         **settings,
     )

@@ -11,6 +11,7 @@ from manynet.deploy._export import export, export_member
 from manynet.deploy._formats import load_weights, onnx_model, onnx_session, to_onnx
 from manynet.deploy._language import load_plain
 from manynet.deploy._manifest import FileRecord, Manifest, check_manifest, read_manifest
+from manynet.deploy._openvino import openvino_request
 from manynet.deploy._packed import pack_family
 from manynet.deploy._plain import describable, plain_model
 from manynet.deploy._program import load_program
@@ -31,6 +32,7 @@ __all__ = [
     "load_weights",
     "onnx_model",
     "onnx_session",
+    "openvino_request",
     "pack_family",
     "plain_model",
     "quantize",

@@ -361,14 +361,14 @@ def _place(text: str) -> str:
     return f" (used at {found[-1][0]}:{found[-1][1]})" if found else ""
 
 
-def needs(library: str) -> Any:
-    """Import a library of the `onnx` extra."""
+def needs(library: str, extra: str = "onnx") -> Any:
+    """Import a library of an extra."""
     import importlib
 
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(library, "onnx") from error
+        raise MissingExtraError(library, extra) from error
 
 
 @contextlib.contextmanager

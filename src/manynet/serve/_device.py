@@ -8,13 +8,14 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from manynet._version import __version__
-from manynet.cost import Latency, LatencyCost, exported_run, latency, unpacked
+from manynet.cost import ExportedRun, Latency, exported_run, latency, unpacked
 from manynet.deploy import onnx_model
 from manynet.errors import InputError, StorageError
 from manynet.run import cores
@@ -34,6 +35,8 @@ class Device:
         token: whoever asks must show it.
         max_body_mib: the largest exported network, in MiB.
         device: where networks run here, `"cpu"` or a CUDA device that ONNX Runtime supports.
+
+    Networks run in ONNX Runtime, or in OpenVINO where that is asked for and installed.
     """
 
     token: str
@@ -57,29 +60,27 @@ class Device:
 
         Raises:
             InputError: it is something else, cannot run on its inputs, or takes too long.
-            StorageError: ONNX Runtime cannot load it.
+            StorageError: the runtime cannot load it.
+            MissingExtraError: the runtime is not installed here.
         """
         data, arrays = unpacked(body)
-        _refuse_other_files(data)
-        clock = latency(self.device, runtime="onnx", **settings)
-        with _stopper(clock) as options:
-            run = exported_run(
-                data, arrays, device=self.device, threads=clock.threads, options=options
-            )
-            try:
-                with clock.settings():
-                    return clock.read(clock.clock_of(run))
-            except Exception as error:  # the runtime's errors share no base that it exports
-                first = str(error).splitlines()[0]
-                raise InputError(f"the network cannot run on its inputs here: {first}") from error
+        clock = latency(self.device, **{"runtime": "onnx", **settings})
+        _refuse(data, loops=clock.runtime == "openvino")
+        run = exported_run(
+            data, arrays, device=self.device, threads=clock.threads, runtime=clock.runtime
+        )
+        try:
+            with _stopping(run, clock.time_limit_s + MOST_S), clock.settings():
+                return clock.read(clock.clock_of(run))
+        except Exception as error:  # the runtimes' errors share no base that they export
+            first = str(error).strip().splitlines()[-1]
+            raise InputError(f"the network cannot run on its inputs here: {first}") from error
 
     def described(self) -> dict[str, Any]:
         """Return what this machine is, as JSON values."""
-        import onnxruntime
-
         return {
             "manynet": __version__,
-            "onnxruntime": onnxruntime.__version__,
+            **{name: _version(name) for name in ("onnxruntime", "openvino")},
             "platform": platform.platform(),
             "machine": platform.machine(),
             "cores": cores(),
@@ -88,30 +89,45 @@ class Device:
 
 
 @contextlib.contextmanager
-def _stopper(clock: LatencyCost) -> Iterator[Any]:
-    """Yield run options that end a pass which goes on for far longer than was asked for."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    timer = threading.Timer(clock.time_limit_s + MOST_S, setattr, (options, "terminate", True))
+def _stopping(run: ExportedRun, seconds: float) -> Iterator[None]:
+    """End a pass that goes on for far longer than was asked for."""
+    timer = threading.Timer(seconds, run.stop)
     timer.daemon = True
     timer.start()
     try:
-        yield options
+        yield
     finally:
         timer.cancel()
 
 
-def _refuse_other_files(data: bytes) -> None:
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _refuse(data: bytes, *, loops: bool) -> None:
     """Refuse an ONNX file whose weights lie in other files: they would be files of this machine.
 
+    Args:
+        data: the file's bytes.
+        loops: refuse loops too: OpenVINO stops between two operations only, and one may be endless.
+
     Raises:
-        InputError: they do, or the bytes are no ONNX file.
+        InputError: they do, or there are loops.
+        StorageError: the bytes are no ONNX file.
     """
-    if any(_outside(message) for message in _messages(onnx_model(data))):
-        raise InputError(
-            "the ONNX file keeps weights in other files; send one that holds all of them"
-        )
+    for message in _messages(onnx_model(data)):
+        if _outside(message):
+            raise InputError(
+                "the ONNX file keeps weights in other files; send one that holds all of them"
+            )
+        if loops and message.DESCRIPTOR.name == "NodeProto" and message.op_type == "Loop":
+            raise InputError(
+                "the ONNX file holds a loop, which OpenVINO could not be stopped in; time it with "
+                "runtime='onnx'"
+            )
 
 
 def _messages(message: Any) -> Iterator[Any]:
@@ -206,9 +222,12 @@ def settings_of(query: dict[str, str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, text in query.items():
+        if name == "runtime":
+            found[name] = _runtime(text)
+            continue
         limits = _LIMITS.get(name)
         if limits is None:
-            raise InputError(f"there is no setting {name!r} (known: {', '.join(_LIMITS)})")
+            raise InputError(f"there is no setting {name!r} (known: runtime, {', '.join(_LIMITS)})")
         kind, least, most = limits
         try:
             found[name] = kind(text)
@@ -219,6 +238,15 @@ def settings_of(query: dict[str, str]) -> dict[str, Any]:
     return found
 
 
+def _runtime(text: str) -> str:
+    if text not in _RUNTIMES:
+        raise InputError(
+            f"runtime={text!r} does not run exported files; it can be {' or '.join(_RUNTIMES)}"
+        )
+    return text
+
+
+_RUNTIMES = ("onnx", "openvino")
 _LIMITS: dict[str, tuple[Callable[[str], Any], float, float]] = {
     "threads": (int, 1, cores()),
     "batch": (int, 1, 1 << 20),
