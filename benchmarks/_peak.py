@@ -1,7 +1,7 @@
-"""Peak memory of ten training steps: `_peak.py NETWORK largest|sandwich|drawn`, a process each.
+"""Peak memory of ten training steps: `_peak.py NETWORK BATCH largest|sandwich|drawn`.
 
-A sandwich is the largest, the smallest and two more: the same two in every step, or `drawn` anew.
-Prints how many MiB the steps added to what the process held when everything was loaded.
+Each in a process of its own. A sandwich is the largest, the smallest and two more: the same two in
+every step, or `drawn` anew. Prints how many MiB the steps added to what the process held when everything was loaded.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ import sys
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 import manynet
 from _measure import forget_peak, held_mib, peak_mib
-from _networks import NETWORKS
+from _networks import LARGE, NETWORKS
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    name, mode = sys.argv[1:]
-    model, inputs = NETWORKS[name](32)
-    targets = torch.randint(0, 10, (32,))
+    name, batch, mode = sys.argv[1:]
+    model, inputs = {**NETWORKS, **LARGE}[name](int(batch))
     family = manynet.elastic(model.train(), tuple(x[:1] for x in inputs), importance=None)
     network = family.extract(family.space.largest)
     rng = np.random.default_rng(0)
@@ -40,7 +38,7 @@ def main() -> None:
         drawn = [*fixed[:2], space.sample(rng), space.sample(rng)]
         for arch in {"largest": [None], "sandwich": fixed, "drawn": drawn}[mode]:
             member = network if arch is None else family.at(arch)
-            functional.cross_entropy(member(*inputs), targets).backward()
+            member(*inputs).float().square().mean().backward()
         optimizer.step()
     print(json.dumps({"mib": peak_mib() - before}))
 

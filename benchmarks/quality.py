@@ -153,6 +153,7 @@ def table() -> None:
             f"  difference {means['family'] - means['alone']:+.2f} +- {spread:.2f}"
         )
     taus, ratios, shares = [], [], []
+    means = [(np.mean(row["family"]), np.mean(row["alone"])) for row in rows.values()]
     whole = [s for s in seeds if all(path_of(s, name).exists() for name in rows)]
     for i, seed in enumerate(whole):  # arms are run seed after seed, so these come first
         column = [(row["family"][i], row["alone"][i]) for row in rows.values()]
@@ -164,10 +165,15 @@ def table() -> None:
         ratios.append(curve[-1]["seconds"] / total)
         shares.append(reached[0]["seconds"] / total if reached else float("nan"))
     difference = np.mean([np.mean(r["family"]) - np.mean(r["alone"]) for r in rows.values()])
+    single = [[row["alone"][i] for row in rows.values()] for i in range(len(whole))]
     summary |= {
         "members": rows,
         "Q1 mean difference in points": float(difference),
-        "Q1 Kendall tau": taus,
+        "Q1 Kendall tau of the means over the seeds": kendall(*zip(*means, strict=True)),
+        "Q1 Kendall tau within a seed": taus,
+        "Q1 Kendall tau of the members alone on one seed and on another": [
+            kendall(a, b) for a, b in itertools.combinations(single, 2)
+        ],
         "Q2 time of the family / of the members alone": ratios,
         "Q2 time until the family is as good / of the members alone": shares,
     }

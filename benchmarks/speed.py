@@ -1,6 +1,7 @@
-"""The ratios R1 to R5 and R7, and the import: `python benchmarks/speed.py [R1 R2 …]`.
+"""The ratios R1 to R5 and R7, and the import: `python benchmarks/speed.py [--large] [R1 R2 …]`.
 
-Results go to `benchmarks/results/speed.json`. See `_measure.py` for how ratios are taken.
+Results go to `benchmarks/results/speed.json`. With `--large`, R1 to R6 of a ViT and of SmolLM2-135M
+in fewer rounds, to `speed_large.json`. See `_measure.py` for how ratios are taken.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +26,33 @@ from torch.nn import functional
 import _measure
 import manynet
 from _measure import Ratio, ratio
-from _networks import NETWORKS
+from _networks import LARGE, NETWORKS, Make
 
 HERE = Path(__file__).parent
 
 
-def family_of(name: str) -> tuple[manynet.Family, tuple[Tensor, ...]]:
-    model, inputs = NETWORKS[name](1)
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: networks, the batches of R1, of a step and of its peak memory, rounds."""
+
+    networks: Mapping[str, Make]
+    batches: tuple[int, ...]
+    steps: tuple[tuple[str, int], ...]
+    peaks: tuple[tuple[str, int], ...]
+    rounds: int
+
+
+SMALL = Plan(
+    NETWORKS, (1, 8),
+    (("resnet18", 16), ("mobilenet_v3", 16), ("vit_tiny", 16), ("mobilenet_v3", 128)),
+    tuple(itertools.product(("resnet18", "mobilenet_v3"), (32, 128))), 11,
+)  # fmt: skip
+"""128 is what `manynet.train` takes where nothing is said."""
+BIG = Plan(LARGE, (1, 4), (("vit_small", 4), ("smollm2", 1)), (("vit_small", 8), ("smollm2", 2)), 5)
+
+
+def family_of(plan: Plan, name: str) -> tuple[manynet.Family, tuple[Tensor, ...]]:
+    model, inputs = plan.networks[name](1)
     return manynet.elastic(model.eval(), inputs, importance=None), inputs
 
 
@@ -43,13 +66,13 @@ def backward(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     model(*inputs).float().square().mean().backward()
 
 
-def r1_forward() -> Mapping[str, Ratio]:
+def r1_forward(plan: Plan) -> Mapping[str, Ratio]:
     """A member in its family against the same extracted: forward, forward and backward."""
     results: dict[str, Ratio] = {}
-    for name, make in NETWORKS.items():
-        family, _ = family_of(name)
+    for name, make in plan.networks.items():
+        family, _ = family_of(plan, name)
         for size, arch in archs_of(family).items():
-            for batch in (1, 8):
+            for batch in plan.batches:
                 inputs = make(batch)[1]
                 key = f"{name} {size} batch {batch}"
                 family.eval()
@@ -57,23 +80,26 @@ def r1_forward() -> Mapping[str, Ratio]:
                 with torch.inference_mode():
                     assert torch.allclose(member(*inputs), alone(*inputs), atol=1e-5)
                     results[f"{key} forward"] = ratio(
-                        lambda m=member, x=inputs: m(*x), lambda m=alone, x=inputs: m(*x)
+                        lambda m=member, x=inputs: m(*x),
+                        lambda m=alone, x=inputs: m(*x),
+                        rounds=plan.rounds,
                     )
                 member, alone = family.train().at(arch), alone.train()
                 results[f"{key} forward and backward"] = ratio(
                     lambda m=member, x=inputs: backward(m, x),
                     lambda m=alone, x=inputs: backward(m, x),
+                    rounds=plan.rounds,
                 )
                 show(f"R1 {key}", results[f"{key} forward"])
                 show("   and backward", results[f"{key} forward and backward"])
     return results
 
 
-def r2_switch() -> Mapping[str, object]:
+def r2_switch(plan: Plan) -> Mapping[str, object]:
     """Switching to a member seen before, against one batch-1 forward of the smallest member."""
     results: dict[str, object] = {}
-    for name in NETWORKS:
-        family, inputs = family_of(name)
+    for name in plan.networks:
+        family, inputs = family_of(plan, name)
         family.eval()
         rng = np.random.default_rng(0)
         archs = [family.space.sample(rng) for _ in range(50)]
@@ -118,11 +144,11 @@ def recompilations() -> int:
     return len(graphs) - first
 
 
-def r3_extract() -> Mapping[str, Ratio]:
+def r3_extract(plan: Plan) -> Mapping[str, Ratio]:
     """Extracting a member against a deep copy of the extracted member."""
     results = {}
-    for name in NETWORKS:
-        family, _ = family_of(name)
+    for name in plan.networks:
+        family, _ = family_of(plan, name)
         for size, arch in archs_of(family).items():
             alone = family.extract(arch)
             results[f"{name} {size}"] = ratio(
@@ -132,15 +158,16 @@ def r3_extract() -> Mapping[str, Ratio]:
     return results
 
 
-def r4_bytes() -> Mapping[str, float]:
+def r4_bytes(plan: Plan) -> Mapping[str, float]:
     """The family's file with n named members against the file of its largest member."""
     from safetensors.torch import save
 
     results = {}
-    for name in ("mobilenet_v3", "resnet18", "vit_tiny"):
-        family, _ = family_of(name)
+    for name in dict(plan.steps):
+        family, _ = family_of(plan, name)
         largest = family.extract(family.space.largest)
-        alone = len(save({k: v.contiguous() for k, v in largest.state_dict().items()}))
+        tensors = dict([*largest.named_parameters(), *largest.named_buffers()])  # a tied one once
+        alone = len(save({k: v.detach().contiguous() for k, v in tensors.items()}))
         rng = np.random.default_rng(0)
         for n in (1, 100):
             family.members = {f"member-{i}": family.space.sample(rng) for i in range(n)}
@@ -152,11 +179,11 @@ def r4_bytes() -> Mapping[str, float]:
     return results
 
 
-def r5_step() -> Mapping[str, object]:
+def r5_step(plan: Plan) -> Mapping[str, object]:
     """A sandwich step against the four extracted members' own steps, and its peak memory."""
     results: dict[str, object] = {}
-    for name, batch in (("resnet18", 16), ("mobilenet_v3", 16), ("vit_tiny", 16)):
-        model, inputs = NETWORKS[name](batch)
+    for name, batch in plan.steps:
+        model, inputs = plan.networks[name](batch)
         family = manynet.elastic(model.train(), tuple(x[:1] for x in inputs), importance=None)
         space, rng = family.space, np.random.default_rng(0)
         fixed = [space.largest, space.smallest, space.sample(rng), space.sample(rng)]
@@ -188,23 +215,25 @@ def r5_step() -> Mapping[str, object]:
 
         for distill in (False, True):
             key = f"{name} batch {batch}" + (" distilled" if distill else "")
-            results[key] = ratio(lambda d=distill, s=sandwich: s(d), apart, rounds=11, least_ms=1)
+            results[key] = ratio(
+                lambda d=distill, s=sandwich: s(d), apart, rounds=plan.rounds, least_ms=1
+            )
             show(f"R5 {key}", results[key])
-    for name in ("resnet18", "mobilenet_v3"):
-        sides = {mode: peak(name, mode) for mode in ("sandwich", "drawn", "largest")}
+    for name, batch in plan.peaks:
+        sides = {mode: peak(name, batch, mode) for mode in ("sandwich", "drawn", "largest")}
         for mode, what in (("sandwich", "peak memory"), ("drawn", "peak memory, drawn anew")):
-            results[f"{name} {what}"] = sides[mode] / sides["largest"]
-        print(f"R5 {name} peak memory: {sides}")
+            results[f"{name} batch {batch} {what}"] = sides[mode] / sides["largest"]
+        print(f"R5 {name} batch {batch} peak memory: {sides}", flush=True)
     return results
 
 
-def peak(name: str, mode: str) -> float:
+def peak(name: str, batch: int, mode: str) -> float:
     """Return the MiB that ten steps add to a process that has loaded everything.
 
     What is freed goes back to the system at once, so that no side pays for gaps between blocks.
     """
     done = subprocess.run(
-        [sys.executable, str(HERE / "_peak.py"), name, mode],
+        [sys.executable, str(HERE / "_peak.py"), name, str(batch), mode],
         check=True, capture_output=True, text=True,
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
     )  # fmt: skip
@@ -215,7 +244,7 @@ def r7_calibrate() -> Mapping[str, Ratio]:
     """Recalibrating batch-norm over 8 batches against 8 plain forwards."""
     results = {}
     for name in ("resnet18", "mobilenet_v3"):
-        family, _ = family_of(name)
+        family, _ = family_of(SMALL, name)
         batches = [NETWORKS[name](16)[1][0] for _ in range(8)]
         member = family.eval().at(family.space.arch(archs_of(family)["middle"]))
 
@@ -256,25 +285,47 @@ def show(label: str, result: object) -> None:
     print(f"{label:<52} {result}", flush=True)
 
 
-PARTS: dict[str, Callable[[], object]] = {
+def r6_convert(plan: Plan) -> Mapping[str, Ratio]:
+    """Making a model elastic against `torch.export.export` of the same model."""
+    results = {}
+    for name, make in plan.networks.items():
+        model, inputs = make(1)
+        model.eval()
+        results[name] = ratio(
+            lambda m=model, x=inputs: manynet.elastic(m, x),
+            lambda m=model, x=inputs: torch.export.export(m, x),
+            rounds=3, warmups=1, least_ms=1,
+        )  # fmt: skip
+        show(f"R6 {name}", results[name])
+    return results
+
+
+FAMILY: dict[str, Callable[[Plan], object]] = {
     "R1": r1_forward,
     "R2": r2_switch,
     "R3": r3_extract,
     "R4": r4_bytes,
     "R5": r5_step,
+}
+PARTS: dict[str, Callable[[], object]] = {
+    **{name: partial(part, SMALL) for name, part in FAMILY.items()},
     "R7": r7_calibrate,
     "import": import_time,
+}
+LARGE_PARTS: dict[str, Callable[[], object]] = {
+    name: partial(part, BIG) for name, part in {**FAMILY, "R6": r6_convert}.items()
 }
 
 
 def main() -> None:
     _measure.prepare()
-    chosen = sys.argv[1:] or list(PARTS)
-    path = HERE / "results" / "speed.json"
+    large = "--large" in sys.argv
+    parts, name = (LARGE_PARTS, "speed_large") if large else (PARTS, "speed")
+    path = HERE / "results" / f"{name}.json"
     results = json.loads(path.read_text())["results"] if path.exists() else {}
-    for name in chosen:
-        results[name] = PARTS[name]()
-        _measure.write("speed", results)
+    for part in [asked for asked in sys.argv[1:] if asked != "--large"] or parts:
+        results[part] = parts[part]()
+        _measure.write(name, results)
 
 
 if __name__ == "__main__":

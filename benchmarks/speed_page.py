@@ -1,4 +1,4 @@
-"""Writes `docs/results/speed.md` from the stored results: `python benchmarks/speed_page.py`."""
+"""Writes the pages `speed` and `speed-large` of docs/results from what is stored beside this."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = RESULTS.parents[1] / "docs" / "results" / "speed.md"
+PAGES = RESULTS.parents[1] / "docs" / "results"
 HEAD = """# Speed
 
 <!-- Written by benchmarks/speed_page.py from benchmarks/results. -->
@@ -17,6 +17,14 @@ Ratios of times, taken side by side in one process on one thread: each round run
 median of 11 rounds stands here with its quartiles. Both sides hold the same weights, and their
 outputs are compared first. Absolute times depend on the machine and are not quoted. `make bench`
 measures all of it again.
+"""
+LARGE_HEAD = """# Speed of larger networks
+
+<!-- Written by benchmarks/speed_page.py from benchmarks/results. -->
+
+The same ratios as on the page [Speed](speed.md), of a ViT-small (22 M weights) and of SmolLM2-135M
+with sequences of 32 tokens, in 5 rounds: `python benchmarks/speed.py --large`, and
+`python benchmarks/memory.py` for the memory.
 """
 Rows = Mapping[str, Any]
 
@@ -58,6 +66,7 @@ def forward(rows: Rows) -> Iterator[str]:
     """Yield the three tables of a member against the same extracted."""
     by = {
         "forward, batch 8": (1.03, "batch 8 forward"),
+        "forward, batch 4": (1.03, "batch 4 forward"),
         "forward, batch 1": (1.08, "batch 1 forward"),
         "forward and backward": (1.10, "forward and backward"),
     }
@@ -86,10 +95,8 @@ def training(rows: Rows) -> Iterator[str]:
     yield from section("Training step, memory", words, 1.10, memory)
 
 
-def lines() -> Iterator[str]:
-    """Yield the page."""
-    speed = stored("speed")
-    yield HEAD
+def family(speed: Rows) -> Iterator[str]:
+    """Yield the tables of R1 to R5."""
     yield from forward(speed.get("R1", {}))
     switch = {k: v for k, v in speed.get("R2", {}).items() if isinstance(v, Mapping)}
     words = (
@@ -104,6 +111,13 @@ def lines() -> Iterator[str]:
     words = "The family's files with n named members against the weights of its largest member."
     yield from section("Files", words, 1.01, speed.get("R4", {}))
     yield from training(speed.get("R5", {}))
+
+
+def lines() -> Iterator[str]:
+    """Yield the page."""
+    speed = stored("speed")
+    yield HEAD
+    yield from family(speed)
     words = "Recalibrating batch-norm over 8 batches against 8 plain forwards."
     yield from section("Calibrating", words, 1.10, speed.get("R7", {}))
     if "import" in speed:
@@ -125,6 +139,24 @@ def lines() -> Iterator[str]:
             f"weights, evaluations and members of an undisturbed one: {equal} of {len(runs)}. "
             f"Damaged files: {damaged}."
         )
+
+
+def large() -> Iterator[str]:
+    """Yield the page of the larger networks."""
+    speed = stored("speed_large")
+    yield LARGE_HEAD
+    yield from family(speed)
+    words = "`mn.elastic`, all included, against `torch.export.export` of the same model."
+    yield from section("Conversion", words, 0.35, speed.get("R6", {}))
+    rows = {name: row for name, row in stored("memory").items() if "peak_ratio" in row}
+    if rows:
+        yield (
+            "\n## Conversion, memory\n\nWhat `mn.elastic` adds at its peak to a process that holds "
+            "the model, as a share of the model's own bytes.\n"
+        )
+        yield "| | share | seconds |\n|---|---|---|"
+        for name, row in rows.items():
+            yield f"| {name} | {row['peak_ratio']:.2f} | {row['seconds']:.1f} |"
 
 
 def peers(rows: Rows) -> Iterator[str]:
@@ -160,5 +192,6 @@ def conversion() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text("\n".join(lines()) + "\n", encoding="utf-8")
+    PAGES.mkdir(exist_ok=True)
+    for name, page in (("speed", lines()), ("speed-large", large())):
+        (PAGES / f"{name}.md").write_text("\n".join(page) + "\n", encoding="utf-8")

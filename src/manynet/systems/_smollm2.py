@@ -13,7 +13,7 @@ from manynet.data import Samples, load_data, local_data
 from manynet.errors import InputError
 from manynet.models import language_model, tokenizer_of
 
-__all__ = ["smollm2", "wikitext"]
+__all__ = ["smollm2", "tokenizer", "wikitext"]
 
 
 @cache
@@ -40,7 +40,7 @@ def smollm2() -> nn.Module:
 
 
 @cache
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
     return tokenizer_of(_weights())
 
 
@@ -54,4 +54,4 @@ def wikitext(split: str, length: int = 256) -> Samples:
         InputError: it is in neither.
     """
     found = local_data(f"text/wikitext2-{split}.txt")
-    return load_data(f"text:{found}", tokenizer=_tokenizer(), length=length).train
+    return load_data(f"text:{found}", tokenizer=tokenizer(), length=length).train
