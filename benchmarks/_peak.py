@@ -1,7 +1,8 @@
 """Peak memory of ten training steps: `_peak.py NETWORK BATCH largest|sandwich|drawn`.
 
 Each in a process of its own. A sandwich is the largest, the smallest and two more: the same two in
-every step, or `drawn` anew. Prints how many MiB the steps added to what the process held when everything was loaded.
+every step, or `drawn` anew. Prints how many MiB the steps added to what the process held when
+everything was loaded.
 """
 
 from __future__ import annotations
