@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 import manynet as mn
 from manynet.config import resolve
+from manynet.cost import Cost
 from manynet.errors import BudgetError, InputError, StorageError
-from manynet.run import Event, RunResult
+from manynet.run import Event, RunResult, _costs
 from manynet.run._diary import Diary
 from manynet.run._folder import fresh_folder, held, open_folder
 from manynet.run._material import Material, from_config
@@ -302,6 +304,26 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(
     with pytest.raises(InputError, match=message):
         go(tmp_path / "run", **more)
     assert not (tmp_path / "run").exists()
+
+
+def test_energy_is_refused_before_the_run_where_nothing_counts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = functools.partial(mn.energy, powercap=tmp_path)
+    monkeypatch.setattr(_costs, "energy", none)
+    with pytest.raises(InputError, match="tells no energy"):
+        go(tmp_path / "run", search={"costs": ["energy_mj"]})
+    assert not (tmp_path / "run").exists()
+
+
+def test_energy_is_a_cost_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counter(device: object) -> Cost:
+        assert str(device) == "cpu"
+        return mn.cost("energy_mj", unit="mJ")(mn.macs())
+
+    monkeypatch.setattr(_costs, "energy", counter)
+    result = go(tmp_path / "run", search={**QUICK["search"], "costs": ["macs", "energy_mj"]})
+    assert all(r.costs["energy_mj"] == r.costs["macs"] for r in result.front)
 
 
 def test_data_must_be_whole(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
+
 from manynet.config import Config
 from manynet.cost import (
     Cost,
+    energy,
     kv_cache_bytes,
     macs,
     parameters,
@@ -17,11 +20,22 @@ from manynet.cost import (
 from manynet.cost import bytes as bytes_
 from manynet.errors import InputError, did_you_mean
 
-__all__ = ["LATENCY", "TOKEN", "check_names", "counted", "per_token", "searched", "wants_latency"]
+__all__ = [
+    "LATENCY",
+    "TOKEN",
+    "check_counters",
+    "check_names",
+    "counted",
+    "per_token",
+    "searched",
+    "wants_latency",
+]
 
 LATENCY = "latency_ms"
 TOKEN = "token_ms"
 """The time in which a language model writes one token."""
+ENERGY = "energy_mj"
+"""The energy of one pass, where the machine has a counter for it."""
 _COUNTED: Mapping[str, Callable[[], Cost]] = {
     "bytes": bytes_,
     "macs": macs,
@@ -46,7 +60,7 @@ def check_names(config: Config) -> None:
     Raises:
         InputError: the name, where it stands, and the nearest known one.
     """
-    names = [*_KNOWN, LATENCY]
+    names = [*_KNOWN, LATENCY, ENERGY]
     _check("search.costs", config.search.costs, names)
     _check("budget", config.budget, names)
 
@@ -55,6 +69,16 @@ def _check(where: str, found: Iterable[str], names: list[str]) -> None:
     for name in found:
         if name not in names:
             raise InputError(f"{where}: there is no cost called {name}{did_you_mean(name, names)}")
+
+
+def check_counters(config: Config, device: torch.device) -> None:
+    """Refuse a run that looks at energy where nothing counts it, before it has begun.
+
+    Raises:
+        InputError: the device has no counter of energy, or it may not be read.
+    """
+    if ENERGY in {*config.search.costs, *config.budget}:
+        energy(device)
 
 
 def wants_latency(config: Config) -> bool:
@@ -67,13 +91,20 @@ def per_token(config: Config, **settings: Any) -> Cost:
     return token_latency(tokens=config.data.length - 1, **settings)
 
 
-def searched(config: Config, predicted: Cost | None, *, generates: bool = False) -> list[Cost]:
+def searched(
+    config: Config,
+    predicted: Cost | None,
+    *,
+    device: torch.device | str = "cpu",
+    generates: bool = False,
+) -> list[Cost]:
     """Return the costs of the search: those named, and those that a budget needs.
 
     Of a model that writes text, the bytes of its key-value cache always belong to them.
 
     Raises:
-        InputError: a cost of writing text is named, and the model writes none.
+        InputError: a cost of writing text is named, and the model writes none; or energy, and the
+            device has no counter of it.
     """
     names = dict.fromkeys([*config.search.costs, *config.budget])
     names.pop(LATENCY, None)
@@ -81,5 +112,6 @@ def searched(config: Config, predicted: Cost | None, *, generates: bool = False)
         names["kv_cache_bytes"] = None
     elif wrong := [name for name in names if name in _WRITING]:
         raise InputError(f"{wrong[0]} is a cost of writing text, and {config.model} writes none")
-    costs = [per_token(config) if name == TOKEN else _KNOWN[name]() for name in names]
+    made = {TOKEN: lambda: per_token(config), ENERGY: lambda: energy(device)}
+    costs = [{**_KNOWN, **made}[name]() for name in names]
     return [*costs, predicted] if predicted is not None and wants_latency(config) else costs

@@ -30,7 +30,7 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
     """
     config = work.config.search
     predicted = predictor(work, family)
-    costs = searched(work.config, predicted, generates=work.generates)
+    costs = searched(work.config, predicted, device=work.device, generates=work.generates)
     _write_search(work, plan, [cost.name for cost in costs])
     step = work.progress("search")
     step(0, plan.evaluations, "")

@@ -17,7 +17,7 @@ from manynet.errors import BudgetError, InputError, ManynetError, StorageError
 from manynet.family import Family
 from manynet.models import load
 from manynet.report import write_report
-from manynet.run._costs import check_names
+from manynet.run._costs import check_counters, check_names
 from manynet.run._diary import PROGRESS, Diary
 from manynet.run._events import Tell, silent
 from manynet.run._family import convert, pace_of, threads_for, train_family
@@ -189,6 +189,7 @@ def _opened(
             open_folder(folder, config)
             with Diary(folder, verb, tell, RESULT) as diary:
                 work = Work(folder, config, material, diary.tell, quality)
+                check_counters(config, work.device)
                 with own_state(config.seed, int(work.environment["threads"])):
                     yield work
         except ManynetError:
@@ -217,6 +218,7 @@ def _reopened(config: Config, folder: Path, tell: Tell, *, verb: str = "") -> It
     check_names(config)
     with held(folder), Diary(folder, verb, tell) as diary:
         work = Work(folder, config, from_config(config), diary.tell if verb else tell)
+        check_counters(config, work.device)
         with own_state(config.seed, int(work.environment["threads"])):
             yield work
 
