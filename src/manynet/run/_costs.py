@@ -112,6 +112,10 @@ def searched(
         names["kv_cache_bytes"] = None
     elif wrong := [name for name in names if name in _WRITING]:
         raise InputError(f"{wrong[0]} is a cost of writing text, and {config.model} writes none")
-    made = {TOKEN: lambda: per_token(config), ENERGY: lambda: energy(device)}
-    costs = [{**_KNOWN, **made}[name]() for name in names]
+    made: dict[str, Callable[[], Cost]] = {
+        **_KNOWN,
+        TOKEN: lambda: per_token(config),
+        ENERGY: lambda: energy(device),
+    }
+    costs = [made[name]() for name in names]
     return [*costs, predicted] if predicted is not None and wants_latency(config) else costs
