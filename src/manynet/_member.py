@@ -102,7 +102,8 @@ class Freshness:
         self.touched = touched
         sources = {id(source): source for leaf in leaves for source in leaf.sources}
         self.sources = tuple(sources.values())
-        self.first = self.sources[0]
+        # a step moves parameters and leaves buffers, such as an encoding, as they are
+        self.first = next((s for s in self.sources if s.requires_grad), self.sources[0])
         blocks = [leaf for leaf in leaves if leaf.view is not None]
         self._views = [leaf.view for leaf in blocks if leaf.view is not None]
         # a detached tensor shares the version counter, `data` does not
@@ -113,7 +114,7 @@ class Freshness:
 
     def _note(self) -> None:
         self.versions = [source._version for source in self.sources]
-        self.version = self.versions[0]
+        self.version = self.first._version
         self.generation = self.touched.generation
 
     def refresh(self) -> None:

@@ -25,7 +25,7 @@ from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, axes_of
 from manynet.bindings.derive import derived
 from manynet.bindings.leaf import Derived, Leaf, Touched, bind, copied
-from manynet.bindings.operation import evaluate, sources_of, walk
+from manynet.bindings.operation import evaluate, full_precision, sources_of, walk
 from manynet.bindings.protocol import Binding, Computed, Part
 from manynet.bindings.slice import Slice
 from manynet.bindings.stored import note
@@ -191,7 +191,8 @@ class Family:
         sizes, dropped = self._sizes(arch), self._dropped(arch)
         absent = self._absent(dropped)
         tensors: dict[str, Tensor] = {}
-        with torch.no_grad(), torch.inference_mode(False):
+        whole = full_precision(self.device)
+        with torch.no_grad(), torch.inference_mode(False), whole:
             known = {**self._tensors, **self._values(arch, sizes)}
             for name in self._skeleton.names.values():
                 if name not in absent:
@@ -425,6 +426,19 @@ class Family:
 
         save(self, Path(path))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy of the family be one of its own, which builds its members anew."""
+        given = {
+            "shared": self.shared,
+            "space": self.space,
+            "blueprint": self.blueprint,
+            "extra": self.extra,
+            "example_inputs": self.example_inputs,
+            "source": self.source,
+        }
+        kept = {"members": self.members, "cache_bytes": self.cache_bytes}
+        return _again, (given,), kept
+
     def __repr__(self) -> str:
         """Return one line: the network's class, its size and its choices."""
         count = sum(parameter.numel() for parameter in self.parameters())
@@ -432,6 +446,10 @@ class Family:
             f"Family({type(self.shared).__name__}, {count:,} shared parameters, "
             f"{len(self.space.choices)} choices, {self.space.count:,} members)"
         )
+
+
+def _again(given: Mapping[str, Any]) -> Family:
+    return Family(**given)
 
 
 class _NoteWhole:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from manynet.bindings.lattice import lattice_of
+from manynet.bindings.operation import full_precision
 from manynet.bindings.protocol import Computed, Part, Reading
 from manynet.bindings.protocol import part_of as read
-from manynet.bindings.push import Push, Touched
+from manynet.bindings.push import Push, Touched, wrapped
 
 __all__ = ["Derived", "Leaf", "Touched", "bind", "copied", "read"]
 
@@ -103,7 +104,7 @@ def _bind_computed(
     derived: Mapping[str, Derived],
 ) -> Leaf:
     sources = tuple(derived[n].tensor if n in derived else shared[n] for n in reading.sources)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(sources[0].device):
         value = reading.function(sources).detach()
     tensor = _computed_parameter(value, sources)
     through = [derived[name] for name in reading.sources if name in derived]
@@ -111,7 +112,7 @@ def _bind_computed(
         reading = Computed(reading.sources, reading.function, reading.parts)
     link = _Compute(sources, reading, touched, through)
     if tensor.requires_grad:
-        tensor.register_post_accumulate_grad_hook(link.push)
+        tensor.register_post_accumulate_grad_hook(link.arrived)
     return Leaf(tensor, sources, link.pull)
 
 
@@ -153,6 +154,20 @@ class Derived:
         self.tensor.grad = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Late:
+    """A leaf whose gradient is sent on when the backward pass is over."""
+
+    link: _Compute
+    leaf: Tensor
+
+    def send_on(self) -> None:
+        self.link.push(self.leaf)
+
+    def drop(self) -> None:
+        self.leaf.grad = None
+
+
 class _Compute:
     """Builds a computed value once after each change, and sends its gradient back through it.
 
@@ -176,7 +191,7 @@ class _Compute:
         """Of the sources, when the graph was built."""
 
     def value(self) -> Tensor:
-        with torch.autocast(self.sources[0].device.type, enabled=False):
+        with full_precision(self.sources[0].device):
             return self.reading.function(self.stand_ins)
 
     def pull(self, target: Tensor, track: bool) -> None:
@@ -189,6 +204,13 @@ class _Compute:
             value = self.value()
         self._keep(value if track and value.requires_grad else None)
         return value.detach()
+
+    def arrived(self, leaf: Tensor) -> None:
+        """Send a gradient on; in several processes not before all have averaged it."""
+        if wrapped():
+            self.touched.send_on(_Late(self, leaf))
+        else:
+            self.push(leaf)
 
     def push(self, leaf: Tensor) -> None:
         grad, leaf.grad = leaf.grad, None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from manynet.bindings.axes import Axis, DimTable, Index
@@ -24,6 +26,7 @@ __all__ = [
     "ByArch",
     "Operation",
     "evaluate",
+    "full_precision",
     "narrow",
     "operand_values",
     "operands_of",
@@ -134,6 +137,11 @@ class Operation(Binding):
     def from_json(cls, data: Mapping[str, Any], table: DimTable) -> Binding:
         """Return the binding that `to_json` wrote."""
         return cls(**{n: _decode(value, table) for n, value in data.items() if n != "kind"})
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context that computes weights as they are stored, whatever autocast says."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def evaluate(reading: Reading, shared: Mapping[str, Tensor]) -> Tensor:

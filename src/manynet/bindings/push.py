@@ -18,7 +18,7 @@ from manynet.bindings.axes import Index
 from manynet.bindings.lattice import Lattice
 from manynet.bindings.protocol import Part
 
-__all__ = ["Push", "Touched"]
+__all__ = ["Push", "Touched", "wrapped"]
 
 GATHERED_BYTES = 1 << 24
 """How much may wait, so that a pass never holds a second full-sized gradient."""
@@ -61,6 +61,8 @@ class Touched:
         self.waiting: list[tuple[Push, Tensor]] = []
         self.onward: dict[Onward, None] = {}
         self.bytes = 0
+        self.finishing = False
+        """Whether a pass is over and what it left is being sent on."""
         self.noted = -1
         """The last backward pass at whose end `settle` will run."""
 
@@ -96,6 +98,8 @@ class Touched:
     def send_on(self, between: Onward) -> None:
         """See to it that a gradient goes on when this backward pass is over."""
         self.onward[between] = None
+        if self.finishing:
+            return
         number = _pass()
         if self.noted != number:
             self.settle_after(number)
@@ -103,9 +107,14 @@ class Touched:
     def finish(self) -> None:
         """Add what waits to the shared gradients, and send on what is in between."""
         self.settle()
-        onward, self.onward = self.onward, {}
-        for between in onward:
-            between.send_on()
+        self.finishing = True
+        try:
+            while self.onward:  # what is sent on may reach something in between again
+                onward, self.onward = self.onward, {}
+                for between in onward:
+                    between.send_on()
+        finally:
+            self.finishing = False
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -181,7 +190,7 @@ class Push:
         number = _pass()
         if touched.noted != number:
             touched.settle_after(number)
-        if touched.bytes > GATHERED_BYTES and not _wrapped():
+        if touched.bytes > GATHERED_BYTES and not wrapped():
             touched.settle()
 
     def total(self) -> Tensor:
@@ -218,6 +227,6 @@ def _grid(view: Tensor, index: tuple[Index, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(axis).to(view.device) for axis in np.ix_(*ranges))
 
 
-def _wrapped() -> bool:
+def wrapped() -> bool:
     """Whether something may still want the gradients of the member itself."""
     return distributed.is_available() and distributed.is_initialized()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,15 +65,22 @@ def has_adapters(model: nn.Module) -> bool:
 def merge_adapters(model: nn.Module) -> nn.Module:
     """Add the adapters to the weights that they belong to, in place, and take them off.
 
+    A weight that several layers share is copied first for each that has an adapter, since what
+    the adapters add to it differs.
+
     Returns:
         The same model, with its plain layers, whose weights learn again.
     """
+    uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
     found = [(path, module) for path, module in model.named_modules() if _is_adapted(module)]
     for path, module in found:
         layer: Any = module
+        base = layer.get_base_layer()
+        if uses[id(base.weight)] > 1:
+            base.weight = nn.Parameter(base.weight.detach().clone())
         layer.merge()
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, layer.get_base_layer())
+        setattr(model.get_submodule(parent), name, base)
     if found:
         model.requires_grad_(True)
     return model
