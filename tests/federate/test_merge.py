@@ -40,12 +40,14 @@ def test_two_clients_by_hand() -> None:
     assert merge({"w": torch.ones(1)}, sent)["w"].item() == 3.0
 
 
+@pytest.mark.parametrize("small", [0, 1 << 14])
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 18])
 @pytest.mark.parametrize("shape", [(40,), (12, 8), (12, 8, 3, 3), (2, 100), ()])
 def test_equal_and_nested_widths(
-    block: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    small: int, block: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "SMALL", small)
     own = drawn(*shape)
     updates = []
     for number, ratio in enumerate((1.0, 0.75, 0.75, 0.5)):
@@ -89,6 +91,35 @@ def test_drawn_widths(sizes: list[tuple[int, int, int]], seed: int) -> None:
     ]
     merged = merge({"w": own}, updates)["w"]
     assert torch.allclose(merged, counted(own, updates), atol=1e-5)
+
+
+@pytest.mark.parametrize("small", [0, 1 << 14])
+def test_what_one_client_alone_holds_is_taken_as_it_is(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL", small)
+    wide, narrow = drawn(9, 8, seed=1), drawn(4, 3, seed=2)
+    sent = [Update({"w": narrow}, 2, "a"), Update({"w": wide}, 0.7, "b")]
+    merged = merge({"w": drawn(9, 8)}, sent)["w"]
+    assert torch.equal(merged[4:], wide[4:])
+    assert torch.equal(merged[:4, 3:], wide[:4, 3:])
+
+
+@pytest.mark.parametrize("small", [0, 1 << 14])
+def test_leading_blocks_that_cross(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None holds all: one has more rows, another more columns, and a corner stays the server's."""
+    monkeypatch.setattr(module, "SMALL", small)
+    monkeypatch.setattr(module, "BLOCK", 16)
+    own = {"w": drawn(9, 8), "v": drawn(7, seed=9)}
+    shapes = ((9, 2), (3, 8), (5, 5), (3, 8))
+    sent = [
+        Update({"w": drawn(*shape, seed=n), "v": drawn(shape[0] - 2, seed=n)}, n + 1, str(n))
+        for n, shape in enumerate(shapes)
+    ]
+    merged = merge(own, sent)
+    for name, value in own.items():
+        assert torch.allclose(merged[name], counted(value, sent, name), atol=1e-6)
+    assert torch.equal(merged["w"][5:, 5:], own["w"][5:, 5:])
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:
@@ -162,8 +193,12 @@ def test_each_tensor_is_asked_for_once() -> None:
     assert sent.asked == ["a", "b"]
 
 
+@pytest.mark.parametrize("small", [0, 1 << 14])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_not_finite_is_refused_by_name(value: float) -> None:
+def test_a_value_that_is_not_finite_is_refused_by_name(
+    value: float, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL", small)
     bad = drawn(6, 5)
     bad[3, 2] = value
     sent = [Update({"w": drawn(6, 5)}, 1, "good"), Update({"w": bad}, 1, "broken")]

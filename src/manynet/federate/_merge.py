@@ -15,13 +15,17 @@ from torch import Tensor
 
 from manynet.bindings.axes import Index
 from manynet.errors import InputError
-from manynet.federate._boxes import Box, boxes
+from manynet.federate._boxes import boxes
+from manynet.federate._leading import Job, mean_of_large, means_of_small, plan_of
 from manynet.federate._update import Update
 
 __all__ = ["merge"]
 
 BLOCK = 1 << 18
 """Entries of a block: a mebibyte of floats, which stays in the cache of one core."""
+
+SMALL = 1 << 14
+"""Entries up to which tensors are merged many at a time: calls would take longer than sums."""
 
 
 @torch.no_grad()
@@ -65,19 +69,52 @@ def merge(
         if unknown is not None:
             raise InputError(f"{update.label} has {unknown!r}, which the server does not share")
     merged: dict[str, Tensor] = {}
+    small: dict[tuple[int, ...], list[tuple[str, Job]]] = {}
     for name, own in shared.items():
-        holders = [update for update in ordered if name in update.tensors]
-        target = torch.empty_like(own) if out is None else out[name]
-        if holders:
-            _merge_one(name, own, holders, target)
-        else:
+        numbers = tuple(n for n, update in enumerate(ordered) if name in update.tensors)
+        holders = [ordered[number] for number in numbers]
+        target = merged[name] = torch.empty_like(own) if out is None else out[name]
+        if not holders:
             target.copy_(own)
-        merged[name] = target
+            continue
+        tensors = [update.tensors[name] for update in holders]
+        job = _job(name, own, holders, tensors, target)
+        if job is None:
+            _by_boxes(name, own, holders, tensors, target)
+        elif own.numel() <= max(SMALL, 1):
+            small.setdefault(numbers, []).append((name, job))
+        elif not _finite(mean_of_large(job, BLOCK if own.device.type == "cpu" else own.numel())):
+            _refuse(name, holders, tensors)
+    for numbers, jobs in small.items():
+        if not _finite(means_of_small([job for _, job in jobs])):
+            for name, job in jobs:
+                _refuse(name, [ordered[number] for number in numbers], job.tensors)
     return merged
 
 
-def _merge_one(name: str, own: Tensor, holders: Sequence[Update], target: Tensor) -> None:
-    tensors = [update.tensors[name] for update in holders]
+def _job(
+    name: str, own: Tensor, holders: Sequence[Update], tensors: Sequence[Tensor], target: Tensor
+) -> Job | None:
+    """Return the job of a tensor of which leading blocks were sent; None for others.
+
+    Types whose sums are kept in another one, and integers, are none.
+    """
+    exact = own.dtype.itemsize >= torch.float32.itemsize
+    if not exact or not (own.dtype.is_floating_point or own.dtype.is_complex):
+        return None
+    if any(name in update.parts for update in holders):
+        return None
+    plan = plan_of(own.shape, tuple(tensor.shape for tensor in tensors))
+    if plan is None:
+        return None
+    here = [t if t.device == own.device else t.to(own.device) for t in tensors]
+    return Job(own, target, here, [update.weight for update in holders], plan)
+
+
+def _by_boxes(
+    name: str, own: Tensor, holders: Sequence[Update], tensors: Sequence[Tensor], target: Tensor
+) -> None:
+    """Merge a tensor of which any positions were sent."""
     parts = [_part(name, own, u, t) for u, t in zip(holders, tensors, strict=True)]
     for box in boxes(own.shape, parts):
         region = target[box.block]
@@ -91,7 +128,7 @@ def _merge_one(name: str, own: Tensor, holders: Sequence[Update], target: Tensor
             if not own.dtype.is_floating_point and not own.dtype.is_complex:
                 _largest(block, pieces)
             elif not _mean(block, pieces, shares):
-                _refuse(name, box, holders, tensors)
+                _refuse(name, holders, tensors)
 
 
 def _mean(block: Tensor, pieces: Sequence[Tensor], shares: Sequence[float]) -> bool:
@@ -104,7 +141,11 @@ def _mean(block: Tensor, pieces: Sequence[Tensor], shares: Sequence[float]) -> b
         total.add_(piece, alpha=share)
     if total is not block:
         block.copy_(total)
-    return math.isfinite(abs(total.sum().item()))
+    return _finite(total.sum())
+
+
+def _finite(total: Tensor) -> bool:
+    return math.isfinite(abs(total.item()))
 
 
 def _largest(block: Tensor, pieces: Sequence[Tensor]) -> None:
@@ -152,14 +193,13 @@ def _fits(part: Sequence[Index], shared: Sequence[int], sent: Sequence[int]) -> 
     return True
 
 
-def _refuse(name: str, box: Box, holders: Sequence[Update], tensors: Sequence[Tensor]) -> None:
+def _refuse(name: str, holders: Sequence[Update], tensors: Sequence[Tensor]) -> None:
     """Raise for the first update with a value that is not finite.
 
     There is none where the sum that raised the suspicion has merely overflowed.
     """
-    for number, block in box.holders:
-        if not bool(torch.isfinite(tensors[number][block]).all()):
+    for holder, tensor in zip(holders, tensors, strict=True):
+        if not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                f"{holders[number].label} holds NaN or infinity in {name!r}; "
-                "merge the others without it"
+                f"{holder.label} holds NaN or infinity in {name!r}; merge the others without it"
             )
