@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manynet.errors import StorageError
-from manynet.systems import CATALOG, Measured, Result, System, built, read_result
+from manynet.systems import CATALOG, Measured, Result, System, built, judge, read_result
 
 __all__ = ["listing", "print_listing", "print_result", "telling"]
 
@@ -29,7 +29,7 @@ def _entry(number: int, system: System | None, folder: Path) -> dict[str, Any]:
         return entry
     entry |= {"built": True, "year": system.year, "claim": system.claim}
     try:
-        result = read_result(folder / f"{number:02}-{name}.json")
+        result = judge(system, read_result(folder / f"{number:02}-{name}.json"))
     except StorageError:
         return entry
     return entry | {
@@ -37,7 +37,7 @@ def _entry(number: int, system: System | None, folder: Path) -> dict[str, Any]:
         "ours": result.mean(result.ours),
         "baseline": result.mean(result.baseline),
         "difference": result.difference,
-        "margin": result.margin,
+        "margin": result.main.required(result.arms),
         "seeds": len(result.arms[result.ours]),
         "verdict": result.verdict,
     }
@@ -70,7 +70,7 @@ def _figures(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
         f"{entry['ours']:.4g}",
         f"{entry['baseline']:.4g}",
         f"{entry['difference']:+.3g}",
-        f"{entry['verdict']} (margin {entry['margin']:+g})",
+        f"{entry['verdict']} (margin {entry['margin']:+.3g})",
     )
 
 
@@ -95,9 +95,17 @@ def print_result(system: System, result: Result, path: Path) -> None:
     thinned = "" if result.budget == 1 else f", at {result.budget:g} of the full size"
     console.print(
         f"The claim {result.verdict}: {result.difference:+.3g} against a margin of "
-        f"{result.margin:+g} over {len(result.arms[result.ours])} seeds{thinned}.",
+        f"{result.main.required(result.arms):+.3g} over {len(result.arms[result.ours])} "
+        f"seeds{thinned}.",
         style="bold",
     )
+    for condition in result.conditions:
+        console.print(
+            f"  {'holds ' if result.holds(condition) else 'misses'} "
+            f"{condition.figure or result.metric}: {condition.arm} against {condition.than}, "
+            f"{result.difference_of(condition):+.3g}, margin "
+            f"{condition.required(result.arms):+.3g}"
+        )
     console.print(f"Written to {path}", style="dim", soft_wrap=True)
 
 

@@ -13,14 +13,17 @@ from manynet import cli
 from manynet.errors import InputError, StorageError
 from manynet.systems import (
     CATALOG,
+    Condition,
     Figures,
     Proof,
     System,
     built,
     command_of,
     find,
+    judge,
     read_result,
     reproduce,
+    results_folder,
 )
 from manynet.systems import _system as module
 
@@ -94,6 +97,60 @@ def test_the_verdict_follows_margin_and_direction(
     tmp_path: Path, changes: dict[str, object], verdict: str
 ) -> None:
     assert reproduce(system_of(ARMS, **changes), Proof(), tmp_path).verdict == verdict
+
+
+def test_a_margin_may_be_a_share_of_the_baseline(tmp_path: Path) -> None:
+    for margin, verdict in ((0.13, "holds"), (0.14, "misses")):
+        system = system_of(ARMS, margin=margin, relative=True)  # 0.91 against 0.8: 13.75 %
+        result = reproduce(system, Proof(), tmp_path)
+        assert result.verdict == verdict
+        assert read_result(tmp_path / "13-bignas.json") == result
+        assert result.main.required(result.arms) == pytest.approx(margin * 0.8)
+
+
+@pytest.mark.parametrize(
+    ("condition", "verdict"),
+    [
+        (Condition("ours", "third"), "misses"),
+        (Condition("ours", "third", -0.05), "holds"),
+        (Condition("ours", "plain", 0.0, "loss", higher_is_better=False), "holds"),
+        (Condition("ours", "plain", 0.0, "loss"), "misses"),
+        (Condition("ours", "plain", 0.5, "loss", None, False, True), "holds"),
+        (Condition("ours", "plain", 0.51, "loss", None, False, True), "misses"),
+        (Condition("ours", 7, 0.0, "rank"), "holds"),
+        (Condition("ours", "ours", 0.0, "rank", "loss"), "holds"),
+    ],
+)
+def test_a_claim_holds_where_all_its_conditions_do(
+    tmp_path: Path, condition: Condition, verdict: str
+) -> None:
+    def prove(proof: Proof) -> None:
+        for arm, value, loss in (("ours", 0.95, 0.2), ("plain", 0.8, 0.4), ("third", 0.99, 0.1)):
+            found = Figures(value, 1, 1, {"loss": loss, "rank": 7.0})
+            proof.run(arm, lambda seed, found=found: found)
+
+    system = system_of({}, prove=prove)
+    assert reproduce(system, Proof(), tmp_path / "plain").verdict == "holds"
+    result = reproduce(replace(system, conditions=(condition,)), Proof(), tmp_path)
+    assert result.verdict == verdict
+    assert read_result(tmp_path / "13-bignas.json") == result
+    stored = read_result(tmp_path / "plain" / "13-bignas.json")
+    assert judge(replace(system, conditions=(condition,)), stored).verdict == verdict
+
+
+def test_a_condition_on_what_was_not_measured_is_refused(tmp_path: Path) -> None:
+    for condition in (Condition("ours", "third"), Condition("ours", "plain", 0.0, "loss")):
+        with pytest.raises(InputError, match="a condition asks for"):
+            reproduce(system_of(ARMS, conditions=(condition,)), Proof(), tmp_path)
+
+
+def test_stored_results_are_judged_as_their_systems_ask_now() -> None:
+    for system in built().values():
+        path = results_folder() / f"{system.number:02}-{system.name}.json"
+        if path.is_file():
+            stored = read_result(path)
+            assert stored == judge(system, stored), "run docs/system_pages.py"
+            assert json.loads(path.read_text())["verdict"] == stored.verdict
 
 
 def test_a_proof_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

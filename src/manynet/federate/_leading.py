@@ -121,28 +121,30 @@ def mean_of_large(job: Job, entries: int) -> Tensor:
     first, *others = job.plan.order
     rows = max(1, entries * len(job.target) // job.target.numel())
     flat = not job.plan.mends and all(t.is_contiguous() for t in (job.target, *job.tensors))
-    blocks = job.target.view(-1).split(entries) if flat else job.target.split(rows)
 
     def cut(tensor: Tensor) -> Sequence[Tensor]:
-        return tensor.view(-1).split(entries) if flat else tensor.split(rows)
+        pieces: Sequence[Tensor]
+        pieces = tensor.view(-1).split(entries) if flat else tensor.split(rows)
+        return pieces
 
+    blocks = cut(job.target)
     start = cut(job.tensors[first]) if job.plan.covered else None
     known = {tuple(job.target.shape): blocks}
     added = [] if job.plan.covered else [first]
-    pieces = []
+    parts = []
     for number in [*added, *others]:
         tensor = job.tensors[number]
         shape = tuple(tensor.shape)
         if shape not in known:
             known[shape] = job.target[tuple(slice(0, size) for size in shape)].split(rows)
-        pieces.append((known[shape], cut(tensor), job.shares[number]))
+        parts.append((known[shape], cut(tensor), job.shares[number]))
     sums = []
     for place, block in enumerate(blocks):
         if start is None:
             block.zero_()
         else:
             torch.mul(start[place], job.shares[first], out=block)
-        for views, sent, share in pieces:
+        for views, sent, share in parts:
             if place < len(sent):
                 views[place].add_(sent[place], alpha=share)
         for region, numbers in _within(job.plan, place * rows, (place + 1) * rows):

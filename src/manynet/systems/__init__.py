@@ -1,6 +1,7 @@
 """Published systems as recipes: each composes the other rooms and carries a proof of its claim."""
 
 from manynet.systems._catalog import CATALOG as CATALOG
+from manynet.systems._condition import Condition as Condition
 from manynet.systems._proof import Figures as Figures
 from manynet.systems._proof import Proof as Proof
 from manynet.systems._result import Measured as Measured
@@ -11,10 +12,12 @@ from manynet.systems._system import System as System
 from manynet.systems._system import built as built
 from manynet.systems._system import command_of as command_of
 from manynet.systems._system import find as find
+from manynet.systems._system import judge as judge
 from manynet.systems._system import reproduce as reproduce
 
 __all__ = [
     "CATALOG",
+    "Condition",
     "Figures",
     "Measured",
     "Proof",
@@ -23,6 +26,7 @@ __all__ = [
     "built",
     "command_of",
     "find",
+    "judge",
     "read_result",
     "reproduce",
     "results_folder",

@@ -10,6 +10,7 @@ from typing import Any
 
 from manynet._files import read_json, write_json
 from manynet.errors import StorageError
+from manynet.systems._condition import Condition
 
 __all__ = ["Measured", "Result", "read_result", "results_folder"]
 
@@ -53,6 +54,8 @@ class Result:
         command: what was run.
         versions: of the libraries.
         date: when it was finished, as ISO 8601.
+        relative: whether the margin is a share of the baseline's mean.
+        conditions: what must hold beside.
     """
 
     number: int
@@ -68,17 +71,31 @@ class Result:
     command: str
     versions: Mapping[str, str]
     date: str
+    relative: bool = False
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def main(self) -> Condition:
+        """The comparison with the baseline."""
+        return Condition(self.ours, self.baseline, self.margin, relative=self.relative)
 
     @property
     def difference(self) -> float:
         """By how much our mean is better than the baseline's; negative where it is worse."""
-        found = self.mean(self.ours) - self.mean(self.baseline)
-        return found if self.higher_is_better else -found
+        return self.difference_of(self.main)
 
     @property
     def verdict(self) -> str:
-        """`"holds"` where the difference reaches the margin, else `"misses"`."""
-        return "holds" if self.difference >= self.margin else "misses"
+        """`"holds"` where the difference reaches the margin and all conditions hold."""
+        return "holds" if all(map(self.holds, (self.main, *self.conditions))) else "misses"
+
+    def holds(self, condition: Condition) -> bool:
+        """Return whether a condition holds."""
+        return condition.holds(self.arms, higher_is_better=self.higher_is_better)
+
+    def difference_of(self, condition: Condition) -> float:
+        """Return by how much a condition's figure is better; negative where it is worse."""
+        return condition.difference(self.arms, higher_is_better=self.higher_is_better)
 
     def mean(self, arm: str) -> float:
         """Return the mean of an arm over its seeds."""
@@ -114,7 +131,8 @@ def read_result(path: Path) -> Result:
             name: tuple(Measured(**record) for record in records)
             for name, records in data.pop("arms").items()
         }
-        return Result(arms=arms, **data)
+        conditions = tuple(Condition(**one) for one in data.pop("conditions", ()))
+        return Result(arms=arms, conditions=conditions, **data)
     except (AttributeError, KeyError, TypeError) as error:
         raise StorageError(f"{path} holds no result of a proof ({error})") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -14,10 +14,11 @@ from pathlib import Path
 from manynet._version import __version__
 from manynet.errors import InputError, did_you_mean
 from manynet.systems._catalog import CATALOG
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Proof
 from manynet.systems._result import Result
 
-__all__ = ["System", "built", "command_of", "find", "reproduce"]
+__all__ = ["System", "built", "command_of", "find", "judge", "reproduce"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class System:
         prove: runs the arms.
         module: the system's module, whose docstring says what it is.
         example: lines of Python that use it on a model of one's own.
+        relative: whether the margin is a share of the baseline's mean.
+        conditions: what must hold beside for the claim to hold.
     """
 
     number: int
@@ -53,6 +56,8 @@ class System:
     prove: Callable[[Proof], None]
     module: str
     example: str
+    relative: bool = False
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def name(self) -> str:
@@ -105,6 +110,21 @@ def command_of(system: System, proof: Proof) -> str:
     return " ".join([f"manynet reproduce {system.name}", *options])
 
 
+def judge(system: System, result: Result) -> Result:
+    """Return a stored result with the margin and the conditions that its system has now."""
+    return replace(
+        result,
+        claim=system.claim,
+        metric=system.metric,
+        higher_is_better=system.higher_is_better,
+        margin=system.margin,
+        ours=system.ours,
+        baseline=system.baseline,
+        relative=system.relative,
+        conditions=system.conditions,
+    )
+
+
 def reproduce(system: System, proof: Proof, folder: Path) -> Result:
     """Run a system's proof and write its result into `folder`.
 
@@ -126,6 +146,8 @@ def reproduce(system: System, proof: Proof, folder: Path) -> Result:
         command=command_of(system, proof),
         versions={"manynet": __version__, "torch": metadata.version("torch")},
         date=datetime.now(UTC).date().isoformat(),
+        relative=system.relative,
+        conditions=system.conditions,
     )
     result.write(folder)
     return result

@@ -36,6 +36,7 @@ from manynet.family import Family
 from manynet.models import small_cnn
 from manynet.search import accuracy, fit_quality, search
 from manynet.space import Arch, Space
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Distill, Staircase, Task, Uniform, UniformWeights, train
@@ -241,6 +242,11 @@ SYSTEM = System(
     ours="eqnet",
     baseline="alone",
     prove=prove,
+    conditions=(
+        Condition("eqnet", "no regularization", 0.5, "2 to 4 bits"),
+        Condition("eqnet", "no guidance", 0.5, "2 to 4 bits"),
+        Condition("eqnet", "eqnet", 0.0, "mixed at 4 bits", "4 bits"),
+    ),
     module=__name__,
     example="""\
 import torch

@@ -36,6 +36,7 @@ from manynet.bindings.recipes import masked, separated
 from manynet.errors import InputError
 from manynet.family import Family
 from manynet.search import accuracy, features_of, neighbor_accuracy
+from manynet.systems._condition import Condition
 from manynet.systems._exssnet_proof import prove_with
 from manynet.systems._system import System
 from manynet.train import train_stage
@@ -219,6 +220,7 @@ SYSTEM = System(
     ours="exssnet",
     baseline="supsup",
     prove=lambda proof: prove_with(proof, task_masks, learn_task),
+    conditions=tuple(Condition(arm, 0, 0.0, "worst forgetting") for arm in ("exssnet", "supsup")),
     module=__name__,
     example="""\
 import torch

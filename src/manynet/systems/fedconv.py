@@ -34,6 +34,7 @@ from manynet.family import Family
 from manynet.federate import Client, fit, samples_in
 from manynet.search import accuracy
 from manynet.space import Arch, Value
+from manynet.systems._condition import Condition
 from manynet.systems._fedconv_proof import prove_with
 from manynet.systems._system import System
 from manynet.train import Fixed, Task, train
@@ -274,6 +275,7 @@ SYSTEM = System(
     ours="fedconv",
     baseline="heterofl",
     prove=lambda proof: prove_with(proof, train_fedconv, Settings),
+    conditions=(Condition("fedconv", "public only"),),
     module=__name__,
     example="""\
 import torch

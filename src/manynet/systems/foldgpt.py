@@ -38,6 +38,7 @@ from manynet.elastic.importance import block_scores, calibration
 from manynet.errors import InputError
 from manynet.family import Family
 from manynet.search import perplexity
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._smollm2 import smollm2, wikitext
 from manynet.systems._system import System
@@ -195,6 +196,13 @@ SYSTEM = System(
     ours="foldgpt",
     baseline="influence",
     prove=prove,
+    conditions=(
+        Condition("4 removed by gates", "4 removed by influence"),
+        Condition("4 removed by gates", "4 removed by random", 0.5, relative=True),
+        Condition("foldgpt", "foldgpt", 0.5, "", "at once", relative=True),
+        Condition("foldgpt", "labels only"),
+        Condition("foldgpt", "strangers folded", 0.0, "at once"),
+    ),
     module=__name__,
     example="""\
 import torch

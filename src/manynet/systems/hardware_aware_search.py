@@ -29,6 +29,7 @@ from manynet.data import LINKS, OPERATIONS, canonical_graph, nas_bench_graph
 from manynet.search import Front, Linas, Record, one_shot, search, weak_nas
 from manynet.search.front import hypervolume
 from manynet.space import Arch, Choice, Forbid, Space
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 
@@ -164,6 +165,14 @@ SYSTEM = System(
     ours="linas",
     baseline="nsga2",
     prove=prove,
+    conditions=tuple(
+        condition
+        for data in ("cora", "arxiv")
+        for condition in (
+            Condition("linas", 130, 0, f"{data} evaluations to nsga2's share at 200", None, False),
+            Condition("linas", "one-shot predictor", 0.0, f"{data} at 200"),
+        )
+    ),
     module=__name__,
     example="""\
 import manynet as mn

@@ -41,6 +41,7 @@ from manynet.bindings.hyper import hypernetwork
 from manynet.data import Data, Samples, load_data, permuted
 from manynet.family import Family
 from manynet.space import Arch, Choice, Space, Value
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import (
@@ -268,6 +269,7 @@ SYSTEM = System(
     ours="hypernetwork",
     baseline="elastic weights",
     prove=prove,
+    conditions=(Condition("hypernetwork", "six networks", -5.0),),
     module=__name__,
     example="""\
 import torch

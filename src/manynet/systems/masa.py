@@ -38,6 +38,7 @@ from manynet.family import Family
 from manynet.fit import fit_dictionary, projections
 from manynet.models import small_gpt
 from manynet.search import perplexity
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Task, Uniform, token_loss, train
@@ -195,6 +196,10 @@ SYSTEM = System(
     ours="masa",
     baseline="better tie",
     prove=prove,
+    conditions=(
+        Condition("masa", "low rank", 0.01),
+        Condition("masa", "full", -0.03),
+    ),
     module=__name__,
     example="""\
 import torch

@@ -39,6 +39,7 @@ from manynet.family import Family
 from manynet.models.translator import Translator
 from manynet.search import loss
 from manynet.space import Arch, Space
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Sandwich, Task, token_loss, train
@@ -183,6 +184,7 @@ SYSTEM = System(
     ours="neuron-wise",
     baseline="plain",
     prove=prove,
+    conditions=(Condition("neuron-wise", "blind"),),
     module=__name__,
     example="""\
 import torch

@@ -36,6 +36,7 @@ from manynet.models import language_model, tokenizer_of
 from manynet.models.language import library
 from manynet.models.packaged import minilm_folder
 from manynet.search import accuracy, loss
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Task, Uniform, train
@@ -229,6 +230,12 @@ SYSTEM = System(
     ours="mos",
     baseline="lora 2",
     prove=prove,
+    conditions=(
+        Condition("mos", "lora 2", -0.01, "dev loss", higher_is_better=False),
+        Condition("mos", "lora 8", -0.5),
+        Condition("mos", "pure sharing"),
+        Condition("mos", 7, 0.0, "smallest rank of a layer's product"),
+    ),
     module=__name__,
     example="""\
 import torch

@@ -34,6 +34,7 @@ from manynet.family import Family
 from manynet.fit import average_bits, bit_sizes, fit_low_bit, reset_adapters, weight_rises
 from manynet.search import Repaired, draw_at, lower, perplexity, search
 from manynet.space import Arch
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._smollm2 import smollm2, wikitext
 from manynet.systems._system import System
@@ -209,6 +210,17 @@ SYSTEM = System(
     ours="scheduled",
     baseline="shared uniform",
     prove=prove,
+    conditions=(
+        Condition("scheduled", "shared uniform", 0.1, "mean loss up to 2.5 bits"),
+        *(
+            Condition("scheduled", "apart", 0.0, f"loss at {bits} bits")
+            for bits in ("2.25", "2.5", "3", "3.5")
+        ),
+        *(
+            Condition("scheduled", "own uniform", 0.0, f"loss at {bits} bits")
+            for bits in ("2", "4")
+        ),
+    ),
     module=__name__,
     example="""\
 import torch

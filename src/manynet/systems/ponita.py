@@ -21,6 +21,7 @@ predictions are made of.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ from manynet.graphs import EnergyForces, Ponita, RandomlyTurned, turn_error
 from manynet.layers import calibrate_kernels, orientation_grid
 from manynet.search import force_error
 from manynet.space import Value
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import ForceMatching, Uniform, train
@@ -169,10 +171,20 @@ SYSTEM = System(
     ),
     metric="mean absolute error of forces on acetylacetone, mean of 300 K and 600 K, in meV/A",
     higher_is_better=False,
-    margin=47.0,
+    margin=0.15,
     ours="ponita",
     baseline="pnita",
     prove=prove,
+    relative=True,
+    conditions=(
+        Condition("ponita", "pnita, wide", 0.15, relative=True),
+        Condition("ponita", "pnita", 0.15, "300 K", relative=True),
+        Condition("ponita", "pnita", 0.15, "600 K", relative=True),
+        *(
+            Condition("ponita, three grids", "ponita, three grids", 0.0, *figures)
+            for figures in itertools.pairwise(f"turn error, {n} directions" for n in GRIDS[::-1])
+        ),
+    ),
     module=__name__,
     example="""\
 import torch

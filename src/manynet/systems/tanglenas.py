@@ -42,6 +42,7 @@ from manynet.family import Family
 from manynet.models import conv_macro
 from manynet.search import accuracy, search
 from manynet.space import Arch
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import (
@@ -212,6 +213,10 @@ SYSTEM = System(
     ours="tanglenas",
     baseline="spos evolution",
     prove=prove,
+    conditions=(
+        Condition("tanglenas", "tanglenas", 0.8, "step ms", "summed outputs step ms", False, True),
+        Condition("tanglenas", 0, 0.0, "evaluations", higher_is_better=False),
+    ),
     module=__name__,
     example="""\
 import torch

@@ -32,6 +32,7 @@ from manynet.data import Data, load_data
 from manynet.errors import InputError
 from manynet.family import Family
 from manynet.search import accuracy
+from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
 from manynet.train import Task, train
@@ -205,6 +206,11 @@ SYSTEM = System(
     ours="compander",
     baseline="plain",
     prove=prove,
+    conditions=tuple(
+        Condition("compander", plain, 0.0, figure, higher_is_better=False)
+        for plain in ("plain fast", "plain slow")
+        for figure in ("largest", "kurtosis", "near zero")
+    ),
     module=__name__,
     example="""\
 import torch
