@@ -17,6 +17,7 @@ from bound import BOUND, X, archs, by_hand, gradients
 from torch import Tensor, nn
 
 import manynet
+from manynet.bindings import recipes
 from manynet.family import Family
 from manynet.train.ema import Ema
 
@@ -69,6 +70,15 @@ def test_autocast_reaches_computed_members(family: Family) -> None:
         loss_of(wanted).backward()
         assert all(grad.dtype == torch.float32 for grad in gradients(family).values())
         assert_gradients(family, leaves, share=2e-2)
+
+
+def test_families_on_the_meta_device_have_computed_members() -> None:
+    """Autocast, which is switched off for computed weights, does not know that device."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    family = manynet.bind(model, "*.weight", recipes.tied(scale=True))
+    assert family.at({})[0].weight.is_meta
+    assert family.extract({})[1].weight.shape == (4, 4)
 
 
 # -- copies ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -141,7 +141,9 @@ class Operation(Binding):
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Return a context that computes weights as they are stored, whatever autocast says."""
-    return torch.autocast(device.type, enabled=False)
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()  # on the meta device
 
 
 def evaluate(reading: Reading, shared: Mapping[str, Tensor]) -> Tensor:
