@@ -330,3 +330,21 @@ def test_the_extras_that_the_doctor_knows_are_those_of_the_package(repository: P
         if extra in EXTRAS
     }
     assert listed == EXTRAS
+
+
+def test_a_latency_table_is_built_and_shown(run: Run, tmp_path: Path) -> None:
+    import torch
+
+    source, x = "manynet:small_cnn", torch.zeros(1, 1, 8, 8)
+    settings: dict[str, Any] = {"width": (0.5, 1.0), "importance": None}
+    mn.elastic(mn.build(source), x, source=source, **settings).save(tmp_path / "family")
+    code, out, err = run("device", "table", tmp_path / "family", "--seconds", "0.5")
+    assert (code, err) == (0, "")
+    assert "unseen members of" in " ".join(out.split())
+    file = tmp_path / "family" / "latency-table.json"
+    code, out, _ = run("device", "table", file, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(file.read_text())
+    code, _, err = run("device", "table", tmp_path / "family")
+    assert code == 1
+    assert "latency-table.json is there already; name another file with --out" in err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class Member:
 
     Args:
         module: the member.
-        parts: its modules.
+        parts: its modules, by the path of each in the whole network.
         leaves: its bound tensors.
         touched: tells when gradients have arrived, so that weights may be about to change.
     """
@@ -27,24 +27,24 @@ class Member:
     def __init__(
         self,
         module: nn.Module,
-        parts: Collection[nn.Module],
+        parts: Mapping[str, nn.Module],
         leaves: Sequence[Leaf],
         touched: Touched,
     ) -> None:
-        self.module = module
+        self.module, self.parts = module, parts
         own = [leaf for leaf in leaves if leaf.pull is not None]
         self.fresh = Freshness(own, touched) if own else None
         self.bytes = sum(leaf.tensor.nbytes for leaf in own)
         self.recent = True
         self.buffers: Buffers = [
             (part, name, tensor)
-            for part in parts
+            for part in parts.values()
             for name, tensor in part._buffers.items()
             if tensor is not None
         ]
         if self.fresh is not None:
             module.register_forward_pre_hook(self.fresh)
-        forget = Forget(parts)
+        forget = Forget(parts.values())
         if forget.places:
             module.register_forward_pre_hook(forget)
 

@@ -17,11 +17,12 @@ from rich.text import Text
 from manynet.report import cost_label, cost_text, quality_text
 
 if TYPE_CHECKING:
+    from manynet.cost import LatencyTable
     from manynet.deploy import Manifest
     from manynet.run import Event, RunResult
     from manynet.search import Front, Record
 
-__all__ = ["Screen", "print_front", "print_member", "print_result"]
+__all__ = ["Screen", "print_front", "print_member", "print_result", "print_table"]
 
 _ROWS = 12
 """How many members of a front are listed; the page has them all."""
@@ -143,6 +144,21 @@ def print_front(front: Front, shipped: Mapping[Any, str] | None = None) -> None:
         quality = quality_text(front.metric, record.quality)
         table.add_row(quality, *costs, Text(known.get(_key(record.arch), ""), style="bold"))
     console.print(table)
+
+
+def print_table(found: LatencyTable) -> None:
+    """Print the blocks of a latency table, and how well it predicts."""
+    console = Console(highlight=False)
+    table = _table("Milliseconds of the blocks", [])
+    for word, side in (("place", "left"), ("block", "left"), ("timed", "right"), ("ms", "right")):
+        table.add_column(word, justify=side, header_style="dim", overflow="fold")  # type: ignore[arg-type]
+    for row in found.rows():
+        timed = f"{row['timed']} of {row['combinations']}"
+        span = f"{row['least_ms']:.3f} to {row['most_ms']:.3f}"
+        table.add_row(row["path"], row["block"], timed, span)
+    console.print(table)
+    how = ", ".join(f"{name} {value}" for name, value in found.conditions.items())
+    console.print(f"{found}\n{how}", markup=False)
 
 
 def _listed(front: Front, shipped: Mapping[Any, str]) -> list[Record]:

@@ -399,6 +399,50 @@ def device_serve(
     serve_device(found, host=host, port=port, told=told)
 
 
+@device_app.command("table")
+def device_table(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="The folder of a run or of a saved family; or the file of a table, to be shown.",
+            show_default=False,
+        ),
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write; by default latency-table.json there."),
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(metavar="NAME", help="torch, onnx or openvino.")
+    ] = "torch",
+    threads: Annotated[int, typer.Option(metavar="NUMBER", help="Of the runtime.")] = 1,
+    seconds: Annotated[float, typer.Option(metavar="NUMBER", help="How long to measure.")] = 60.0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time the blocks of a family on this machine, or show a table of such times.
+
+    LatencyTable.load(FILE) is then a cost, here and on any other machine.
+    """
+    from manynet._terminal import print_table
+    from manynet.cost import LatencyTable, latency_table
+    from manynet.models.load import load
+
+    if path.is_file():
+        table = LatencyTable.load(path)
+    else:
+        target = out or path / "latency-table.json"
+        if target.exists():
+            raise InputError(f"{target} is there already; name another file with --out")
+        how: dict[str, Any] = {"runtime": runtime, "threads": threads, "time_limit_s": seconds}
+        table = latency_table(load(path), **how)
+        table.save(target)
+    _print(table.to_json(), as_json, quiet, lambda: print_table(table))
+
+
 @app.command()
 def ui(
     run: Run,

@@ -179,7 +179,7 @@ class Family:
                 note(leaf.tensor, self.blueprint.bindings[name], arch, sizes)
         module, parts = self._build(dropped, sizes, tensors)
         found = [*(value.leaf for value in between.values()), *leaves.values()]
-        return Member(module, parts.values(), found, self._touched)
+        return Member(module, parts, found, self._touched)
 
     def extract(self, arch: Mapping[str, Value] | HasArch) -> nn.Module:
         """Return the member of `arch` with weights of its own: a plain module, bound to nothing.
@@ -240,6 +240,21 @@ class Family:
         module, _ = self._build(dropped, sizes, marks)
         own = [*module.named_parameters(), *module.named_buffers()]
         return {name: read[id(tensor)] for name, tensor in own}
+
+    def origins(self, arch: Mapping[str, Value] | HasArch) -> dict[str, str]:
+        """Return the path in the whole network of each module of the member, by its path there.
+
+        They differ where a list closes the gap that a left-out block leaves.
+
+        Raises:
+            InputError: `arch` names an unknown choice or value.
+        """
+        member = self._member_of(self._arch(arch))
+        whole = {id(part): path for path, part in member.parts.items()}
+        return {
+            path: whole.get(id(part), path)
+            for path, part in member.module.named_modules(remove_duplicate=False)
+        }
 
     def _values(self, arch: Arch, sizes: Mapping[Axis, int]) -> dict[str, Tensor]:
         """Return what several tensors of the member read through, by name."""

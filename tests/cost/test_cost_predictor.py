@@ -78,7 +78,7 @@ def fitted(family: Any) -> LatencyPredictor:
         patch.setattr(_predictor, "_visit", visit)
         patch.setattr(_predictor, "_Bench", Bench)
         patch.setattr(_predictor.LatencyCost, "clock_of", lambda self, run: run)
-        return fit_latency(family, samples=60, time_limit_s=20)
+        return fit_latency(family, samples=60, time_limit_s=600)
 
 
 def test_a_machine_that_is_regular_is_predicted(fitted: LatencyPredictor, family: Any) -> None:

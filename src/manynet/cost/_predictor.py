@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,19 @@ from manynet.cost._table import COLUMNS, LayerTable, Lookup, figures_of
 from manynet.errors import InputError, StorageError
 from manynet.space import Arch, Space, Value
 
-__all__ = ["LatencyPredictor", "fit_latency"]
+__all__ = [
+    "FEWEST",
+    "LatencyPredictor",
+    "drawn_archs",
+    "fit_latency",
+    "in_eval",
+    "onehot_of",
+    "touches_by_choice",
+]
 
 _FORMAT = "manynet-latency-1"
 _FIRST = len(COLUMNS) - 20  # parameters, bytes and MACs in all say nothing that the kinds do not
-_FEWEST = 8
+FEWEST = 8
 _PASSES = 8
 _REMEMBERED = 100_000  # archs whose prediction is kept
 
@@ -187,8 +196,8 @@ def fit_latency(
 ) -> LatencyPredictor:
     """Measure some members of a family here and now, and predict all others.
 
-    Each member is visited in several passes, forward and backward through the list, between two
-    runs of one and the same member; only its time relative to that one counts, so a machine that
+    Each member is visited in several passes, forward and backward through the list, in turn with
+    one and the same member; only its time relative to that one counts, so a machine that
     slows down for a while does no harm. On one thread of a CPU the time that other work takes from
     the core does not count: what is predicted is the latency on a machine that is otherwise idle.
     Half of the members are drawn uniformly, the other half
@@ -214,19 +223,21 @@ def fit_latency(
     inputs = as_inputs(family.example_inputs if example_inputs is None else example_inputs)
     inputs = with_batch(inputs, batch)
     tell = progress or (lambda share: None)
-    bench = _Bench(family, inputs, clock, time.perf_counter() + time_limit_s, time_limit_s, tell)
-    archs = bench.prepared(_drawn(family.space, samples, seed))
-    relative, unit = bench.measured(archs)
+    with in_eval(family):
+        deadline = time.perf_counter() + time_limit_s
+        bench = _Bench(family, inputs, clock, deadline, time_limit_s, tell)
+        archs = bench.prepared(drawn_archs(family.space, samples, seed))
+        relative, unit = bench.measured(archs)
     archs = archs[: len(relative)]
     times = np.median(relative, axis=1) * unit
     figures = np.array([bench.table.figures(arch)[_FIRST:] for arch in archs])
-    onehot = _onehot(family.space, archs)
+    onehot = onehot_of(family.space, archs)
     model = fit(figures, onehot, times)
     found = held_out(figures, onehot, times)
     halves = [np.median(relative[:, start::2], axis=1) for start in (0, 1)]
     made = _predictor(
         rates=tuple(float(rate) for rate in model.rates),
-        touch=_by_choice(family.space, model.touch),
+        touch=touches_by_choice(family.space, model.touch),
         center=model.center,
         lookup=None,
         mape=float(np.mean(np.abs(found - times) / times) * 100),
@@ -243,7 +254,20 @@ def fit_latency(
     return replace(made, lookup=Lookup(bench.table, _weights(made.rates)))
 
 
-def _drawn(space: Space, samples: int, seed: int) -> list[Arch]:
+@contextlib.contextmanager
+def in_eval(family: FamilyLike) -> Iterator[None]:
+    """Put a family that has modes into eval mode for a while: switching takes part of a pass."""
+    training = bool(getattr(family, "training", False))
+    if training:
+        family.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if training:
+            family.train()  # type: ignore[attr-defined]
+
+
+def drawn_archs(space: Space, samples: int, seed: int) -> list[Arch]:
     """Return different archs: the largest, the smallest, and random ones of all sizes."""
     rng = np.random.default_rng(seed)
     found = dict.fromkeys([space.largest, space.smallest])
@@ -251,10 +275,10 @@ def _drawn(space: Space, samples: int, seed: int) -> list[Arch]:
         if len(found) >= samples:
             break
         found.setdefault(space.sample(rng) if number % 2 else _leveled(space, rng))
-    if len(found) < _FEWEST:
+    if len(found) < FEWEST:
         raise InputError(
             f"the family has {len(found)} members or samples={samples} is small, and a fit needs "
-            f"{_FEWEST}; measure each with latency() instead"
+            f"{FEWEST}; measure each with latency() instead"
         )
     return list(found)
 
@@ -266,13 +290,13 @@ def _leveled(space: Space, rng: np.random.Generator) -> Arch:
     return space.decode(vector)
 
 
-def _onehot(space: Space, archs: list[Arch]) -> Array:
+def onehot_of(space: Space, archs: Sequence[Arch]) -> Array:
     return np.array(
         [[float(arch[c.name] == v) for c in space.choices for v in c.values] for arch in archs]
     )
 
 
-def _by_choice(space: Space, touch: Array) -> dict[str, dict[Value, float]]:
+def touches_by_choice(space: Space, touch: Array) -> dict[str, dict[Value, float]]:
     """Return the touches by choice and value."""
     left = iter(touch)
     return {c.name: {value: float(next(left)) for value in c.values} for c in space.choices}
@@ -300,12 +324,12 @@ class _Bench:
         it came to.
         """
         done: list[Arch] = []
-        left = self.limit / (3 if self.clock.runtime == "onnx" else 1.5)
+        left = self.limit / (3 if self.clock.runtime != "torch" else 1.5)
         for arch in archs:
-            if len(done) >= _FEWEST and time.perf_counter() > self.deadline - left:
+            if len(done) >= FEWEST and time.perf_counter() > self.deadline - left:
                 break
             self.table.figures(arch)
-            if self.clock.runtime == "onnx":
+            if self.clock.runtime != "torch":
                 self._runs[arch] = self._run(arch)
             done.append(arch)
             self.tell(0.5 * len(done) / len(archs))
@@ -320,7 +344,7 @@ class _Bench:
         middle = sorted(archs, key=lambda arch: self.table.figures(arch)[2])[len(archs) // 2]
         with self.clock.settings():
             reference = self.clock.clock_of(self._run(middle))
-            archs = archs[: max(_FEWEST, self._affordable(reference))]
+            archs = archs[: max(FEWEST, self._affordable(reference))]
             passes: list[list[tuple[float, float]]] = []
             while len(passes) < _PASSES:
                 if len(passes) >= 2 and self._affordable(reference) < len(archs) / 2:
@@ -363,17 +387,20 @@ def _in_eval(member: nn.Module, run: Callable[[], object]) -> None:
 
 
 def _visit(member: Clock, reference: Clock) -> tuple[float, float]:
-    """Return one member's time relative to the reference around it, and the reference's own.
+    """Return one member's time relative to the reference's, and the reference's own.
 
-    Only the time that the core worked on them counts, so that other work does no harm.
+    Their passes alternate, so that a machine whose speed drifts slows both; and only the time that
+    the core worked on them counts, so that other work does no harm.
     """
 
-    def least(clock: Clock, repeats: int) -> float:
-        return min([clock() and clock.own_ms for _ in range(repeats)])
+    def own(clock: Clock) -> float:
+        clock()
+        return clock.own_ms
 
-    reference()
-    before = least(reference, 2)
-    member()
-    found = least(member, 4)
-    unit = min(before, least(reference, 2))
-    return found / unit, unit
+    own(reference)
+    own(member)
+    units, found = [own(reference)], []
+    for _ in range(4):
+        found.append(own(member))
+        units.append(own(reference))
+    return min(found) / min(units), min(units)

@@ -118,7 +118,9 @@ class LayerTable:
                 "for as long as you ask for costs of its members"
             )
         layers = by_layer(family.at(arch), self._inputs, per_sample=False)
-        return {layer.path: _figures(layer) for layer in layers}
+        origins = getattr(family, "origins", None)  # of families whose lists close gaps
+        paths = {} if origins is None else origins(arch)
+        return {paths.get(layer.path, layer.path): _figures(layer) for layer in layers}
 
     def _learn(self, arch: Arch, layers: dict[str, Figures]) -> bool:
         """Remember each group's sum; return whether it agrees with what was known."""

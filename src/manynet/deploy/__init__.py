@@ -16,6 +16,7 @@ from manynet.deploy._packed import pack_family
 from manynet.deploy._plain import describable, plain_model
 from manynet.deploy._program import load_program
 from manynet.deploy._quantize import accuracy_of, quantize
+from manynet.deploy._quick import to_onnx_quickly
 from manynet.deploy._verify import verify
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "quantize",
     "read_manifest",
     "to_onnx",
+    "to_onnx_quickly",
     "verify",
 ]

@@ -284,6 +284,22 @@ class Arch(Mapping[str, Value]):
                 )
         return Arch({**self, **changes})
 
+    def ordered(self, names: tuple[str, ...]) -> tuple[Value, ...]:
+        """Return the values of all choices in the order of `names`: the quick way out.
+
+        Raises:
+            InputError: these are not the names of this arch's choices.
+
+        Example:
+            >>> Arch({"width": 32, "depth": 2}).ordered(("depth", "width"))
+            (2, 32)
+        """
+        if self._layout.names == names:
+            return self._values
+        if self._layout.sorted_names != layout_of(names).sorted_names:
+            raise InputError(f"{self!r} has other choices than {join(names)}")
+        return tuple(self[name] for name in names)
+
     def to_json(self) -> dict[str, Value]:
         """Return the values as a dictionary that `json.dumps` takes."""
         return dict(zip(self._layout.names, self._values, strict=True))
