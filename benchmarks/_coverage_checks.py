@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import manynet
 from _coverage_models import Case
 from conversion import limited, prune
+from manynet.bindings.axes import axes_of
+from manynet.bindings.slice import Slice
 from manynet.elastic._reorder import permute_axes
 from manynet.elastic._trace import trace_model
 
@@ -167,7 +169,8 @@ def verified(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool = False) -
 def _elasticity(family: manynet.Family, model: nn.Module) -> Result:
     names = [choice.name for choice in family.space.choices]
     depths = [name for name in names if name.endswith(".depth") or name == "depth"]
-    heads = [name for name in names if "head" in name.rpartition(".")[2]]
+    grouped = _grouped(family)
+    heads = [name for name in names if "head" in name.rpartition(".")[2] or name in grouped]
     whole = sum(p.numel() for p in model.parameters())
     least = sum(p.numel() for p in family.extract(family.space.smallest).parameters())
     figures = {
@@ -182,6 +185,13 @@ def _elasticity(family: manynet.Family, model: nn.Module) -> Result:
     if figures["removable"] < 0.5:
         raise Wrong(f"only {figures['removable']:.0%} of the parameters can be removed")
     return figures
+
+
+def _grouped(family: manynet.Family) -> set[str]:
+    """Return the choices that count groups of a linear layer's rows, as heads of queries do."""
+    slices = [b for b in family.blueprint.bindings.values() if isinstance(b, Slice)]
+    rows = [b.dims[0] for b in slices if len(b.dims) == 2]
+    return {axis.name for dim in rows for factor in dim[:-1] for axis in axes_of((factor,))}
 
 
 def _trains(model: nn.Module, inputs: tuple[Any, ...]) -> bool:

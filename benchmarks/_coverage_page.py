@@ -27,7 +27,7 @@ A model counts only if all of this holds, on random weights:
 - **Room.** Widths are elastic and at least half of the parameters can be removed. Depth or heads
   are elastic too, where a block of the model adds its own input to its result; where the trace
   finds none, as in VGG, DenseNet or an LSTM, the table says *no block can be left out*: such a
-  model counts, but not under *with depth or heads*, unless an axis of it is named after heads. A
+  model counts, but not under *with depth or heads*, unless an axis of it counts heads. A
   model of `transformers` counts only with depth or heads.
 - **Out again.** An extracted member loads through `state_dict`, and `torch.export` of it computes
   the same. Where the original does not export either, the table says so.

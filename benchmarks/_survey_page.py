@@ -27,6 +27,9 @@ smaller config is valid or more than 60 million parameters are left, and *does n
 of the inputs that are tried fits. `AutoModel` is the model without its head: its hidden states are
 outputs, which are never cut, so that the width of the residual stream stays whole in most rows.
 
+A choice is one of heads where it is called so, or where it counts groups of a linear layer's rows,
+each of several, as the heads of a query do.
+
 The order in which types are checked is shuffled and the same in every run.
 """
 

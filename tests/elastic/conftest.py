@@ -21,7 +21,9 @@ Verify = Callable[..., Trace]
 def randomize(model: nn.Module) -> None:
     """Give norms and everything that starts as a constant random values: constants hide errors."""
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point() and bool((tensor == tensor.reshape(-1)[0]).all()):
+        if not (tensor.is_floating_point() and tensor.numel()):
+            continue
+        if bool((tensor == tensor.reshape(-1)[0]).all()):
             nn.init.uniform_(tensor, 0.5, 1.5)
 
 

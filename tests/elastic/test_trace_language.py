@@ -217,3 +217,53 @@ def test_sizes_that_are_computed_from_unmet_numbers_are_followed(verify: Verify)
     assert axes_of(trace) == [2, 3, 4, 5]
     names = {attribute.name for attribute in trace.attributes}
     assert {"inner", "mixed", "heads", "size", "states"} <= names
+
+
+def joined_to_no_tokens(self: Any, x: Tensor) -> Tensor:
+    extra = self.extra.expand(len(x), -1, -1)
+    return self.last(torch.cat([extra, self.first(x)], 1))
+
+
+def test_a_part_without_positions_has_the_width_of_the_others(verify: Verify) -> None:
+    net = Net(joined_to_no_tokens, first=nn.Linear(6, 8), last=nn.Linear(8, 3))
+    net.extra = nn.Parameter(torch.empty(1, 0, 8))
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [8]
+    assert trace.tensors["extra"][2] == trace.tensors["first.weight"][0]
+
+
+class MaskedHeads(nn.Module):
+    """Attention whose mask is repeated for every head by the module around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 4
+        self.inner = nn.Module()
+        self.inner.heads = 4
+        self.inner.query, self.inner.key = nn.Linear(6, 12), nn.Linear(6, 12)
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros(len(x), 1, 5, 5).repeat(1, self.count, 1, 1)
+        query, key = (
+            part(x).unflatten(-1, (self.inner.heads, 3)).transpose(1, 2)
+            for part in (self.inner.query, self.inner.key)
+        )
+        return self.last((query @ key.transpose(2, 3) + mask).mean(1))
+
+
+def test_how_often_a_mask_is_repeated_follows_the_heads(verify: Verify) -> None:
+    trace = verify(MaskedHeads(), (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [4]
+    followed = {attribute.path: dim for attribute, dim in trace.attributes.items()}
+    assert followed[""] == followed["inner"]
+
+
+def test_repeated_positions_are_counted_by_their_outer_factor(verify: Verify) -> None:
+    def tiled(self: Any, x: Tensor) -> Tensor:
+        return self.last(self.first(x).repeat(1, 1, self.times))
+
+    net = Net(tiled, first=nn.Linear(6, 8), last=nn.Linear(16, 3))
+    net.times = 2
+    trace = verify(net, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [8]

@@ -60,7 +60,12 @@ Extent = tuple[Node, ...]
 
 
 def extent(size: int, reason: str | None = None) -> Extent:
-    """Return a new extent of one leaf, or the empty extent where the size is 1."""
+    """Return a new extent of one leaf, or the empty extent where the size is 1.
+
+    Of no positions there is nothing to cut.
+    """
+    if size == 0 and reason is None:
+        reason = "empty"
     return (Node(size, reason),) if size != 1 else ()
 
 

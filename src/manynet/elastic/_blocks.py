@@ -9,6 +9,7 @@ from torch import nn
 from manynet._skeleton import closes_gaps
 from manynet.elastic._axes import Extent, Node, is_frozen, leaves, size_of
 from manynet.elastic._lists import counts_of
+from manynet.elastic._origins import Count
 from manynet.elastic._residual import Call
 from manynet.elastic._run import Run
 
@@ -75,6 +76,8 @@ def _block(
         if container not in counts:
             counts[container] = counts_of(model, container)
         named = counts[container]
+        if any(Count(*place) in run.origins.counting for place in named):  # sizes tensors as well
+            return Block(path, container) if plain else None
         if named and (watched.iterated or len(set(map(type, watched.children()))) == 1):
             return Block(path, container, closes=True, counts=named)
         if not plain and (watched.iterated or watched.counted):

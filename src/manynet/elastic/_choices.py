@@ -36,7 +36,8 @@ def width_choices(
         if kept is not None:
             whole.append(Note(axis.name, f"{axis.size}, kept by {kept!r}"))
         elif ratios is not None:
-            values = _sizes(axis.size, ratios, multiple_of)
+            barred = trace.unequal.get(axis, frozenset())
+            values = tuple(v for v in _sizes(axis.size, ratios, multiple_of) if v not in barred)
             if len(values) > 1:
                 choices[axis] = Choice(axis.name, values)
             else:

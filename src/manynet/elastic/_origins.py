@@ -24,8 +24,9 @@ from manynet.elastic._axes import (
 )
 from manynet.elastic._record import Record
 
-__all__ = ["Attribute", "Formula", "Origins", "SourcedInt", "equate"]
+__all__ = ["Attribute", "Count", "Formula", "Origins", "SourcedInt", "equate"]
 
+COUNTED = "one for each block of a list"
 COMPUTED = "sized by a computation that cannot be followed"
 CONSTANT = "sized by a constant in the code"
 
@@ -43,6 +44,11 @@ class Attribute:
     path: str
     name: str
     index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Attribute):
+    """An integer that says how many blocks a list has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class SourcedInt(int):
         equal = int.__eq__(self, other) if isinstance(other, int) else NotImplemented
         if equal is True and type(other) is not bool:
             self.origins.equal(self, other)
+        elif equal is False:
+            self.origins.differ(self, other)
         return equal
 
     def __ne__(self, other: object) -> bool:
@@ -118,6 +126,10 @@ class Origins:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.attributes: dict[Attribute, Extent] = {}
+        self.counting: set[Count] = set()
+        """The numbers of blocks that size a tensor too: such a list cannot be shorter."""
+        self.unequal: dict[tuple[Attribute, Attribute], None] = {}
+        """Attributes that the code found to differ, and so relies on it."""
         self.active = False
 
     def extent_of(self, value: int) -> Extent | None:
@@ -127,6 +139,8 @@ class Origins:
         source = value.source
         if int(value) == 1:
             return ()
+        if isinstance(source, Count):
+            return extent(int(value), COUNTED)
         if isinstance(source, Attribute):
             return self.attributes.get(source)
         return self._computed(source) if isinstance(source, Formula) else source
@@ -145,8 +159,11 @@ class Origins:
             freeze(dim, CONSTANT)
             return
         source = value.source
+        self.counting.update(_counts_in(value))
         if isinstance(source, tuple):
             equate(source, dim)
+        elif isinstance(source, Count):
+            freeze(dim, COUNTED)
         elif isinstance(source, Attribute):
             self.follow(source, dim)
         elif source.symbol == "//":
@@ -205,11 +222,18 @@ class Origins:
         source = value.source
         if isinstance(source, tuple):
             freeze(source, COMPUTED)
-        elif isinstance(source, Attribute):
+        elif isinstance(source, Attribute) and not isinstance(source, Count):
             freeze(self.attributes.setdefault(source, extent(int(value), COMPUTED)), COMPUTED)
-        else:
+        elif isinstance(source, Formula):
             self.stop(source.left)
             self.stop(source.right)
+
+    def differ(self, left: SourcedInt, right: object) -> None:
+        """Note that the code found two attributes to differ."""
+        if self.active and isinstance(right, SourcedInt):
+            a, b = left.source, right.source
+            if isinstance(a, Attribute) and isinstance(b, Attribute):
+                self.unequal[a, b] = None
 
     def equal(self, left: SourcedInt, right: Any) -> None:
         """Note that the code found two integers equal, and so relies on it."""
@@ -238,6 +262,16 @@ class Origins:
                 self.stop(bound)
             else:
                 self.bind(bound, leading)
+
+
+def _counts_in(value: int) -> set[Count]:
+    """Return the numbers of blocks that an integer was computed from."""
+    if not isinstance(value, SourcedInt):
+        return set()
+    source = value.source
+    if isinstance(source, Formula):
+        return _counts_in(source.left) | _counts_in(source.right)
+    return {source} if isinstance(source, Count) else set()
 
 
 def equate(left: Extent, right: Extent) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from manynet.elastic._axes import freeze, regroup
+from manynet.elastic._axes import flatten, freeze, regroup
 from manynet.elastic._origins import Origins, SourcedInt, equate
 from manynet.elastic._rules_compute import recurrent, recurrent_shapes
 from manynet.elastic._rules_shape import wrap
@@ -112,6 +112,18 @@ def _sizes(arguments: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
 
 def _view(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
     mode.bind_sizes(_sizes(args[1:], kwargs), result)
+    return result
+
+
+def _repeat(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
+    """Bind how often a dimension is repeated: to the outer factor of what comes out."""
+    times = _sizes(args[1:], {"size": kwargs["repeats"]} if "repeats" in kwargs else kwargs)
+    source = [1] * (len(times) - args[0].dim()) + list(map(int, args[0].shape))
+    for count, size, dim in zip(times, source, mode.record.dims(result), strict=True):
+        if size == 1:
+            mode.origins.bind(count, dim)
+        elif int(count) > 1:  # the factor that the rule put there
+            mode.origins.bind(count, flatten(dim)[:1])
     return result
 
 
@@ -232,6 +244,7 @@ _HANDLERS: dict[str, Handler] = {
     "layer_norm": _layer_norm,
     "narrow": _narrow,
     **dict.fromkeys(("nelement", "numel"), _numel),
+    "repeat": _repeat,
     "rms_norm": _layer_norm,
     "size": _size,
     "split": _split,

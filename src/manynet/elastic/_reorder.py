@@ -75,7 +75,8 @@ def _reordered(
     for number, dim in enumerate(dims):
         if any(axis in orders for axis in axes_of(dim)):
             value = _reordered_dim(value, number, dim, orders)
-    return None if value.data_ptr() == tensor.data_ptr() and value.device.type != "meta" else value
+    same = value.data_ptr() == tensor.data_ptr() and value.shape == tensor.shape
+    return None if same and value.device.type != "meta" else value
 
 
 def _reordered_dim(value: Tensor, number: int, dim: Dim, orders: Mapping[Axis, Order]) -> Tensor:

@@ -75,11 +75,15 @@ class Stream:
         if not isinstance(target, torch.Tensor) or not target.is_floating_point():
             return
         adds = name in {"add", "add_"}
+        if name == "cat":  # what was cut apart and is put together again
+            args = args[0]
         if adds or name in {"mul", "mul_"}:
             whole = [a for a in args[:2] if isinstance(a, torch.Tensor) and _fills(a, target)]
             adds = adds and len(whole) == 2
             if len(whole) == 2 and not adds:  # a gate
                 return
+        elif name == "cat":
+            whole = [a for a in args if isinstance(a, torch.Tensor)]
         elif name in _FIRST:
             whole = [a for a in args if isinstance(a, torch.Tensor)][name == "where" :][:1]
         else:

@@ -127,6 +127,20 @@ class Resolver:
             if not is_frozen(dim) and size_of(dim) == self._value(attribute)
         }
 
+    def unequal(self) -> Mapping[Axis, frozenset[int]]:
+        """Return the lengths that an axis must not have, or the code would take another way.
+
+        The code has found an attribute of that length to differ from one that no member changes.
+        """
+        followed = self.attributes()
+        found: dict[Axis, set[int]] = {}
+        for left, right in self.run.origins.unequal:
+            for own, other in ((left, right), (right, left)):
+                dim = followed.get(own, ())
+                if len(dim) == 1 and isinstance(dim[0], Axis) and other not in followed:
+                    found.setdefault(dim[0], set()).add(self._value(other))
+        return {axis: frozenset(sizes) for axis, sizes in found.items()}
+
     def _value(self, attribute: Attribute) -> int:
         value = getattr(self.run.model.get_submodule(attribute.path), attribute.name)
         return int(value if attribute.index is None else value[attribute.index])

@@ -217,14 +217,13 @@ def _unify_all(left: Sequence[Extent], right: Sequence[Extent]) -> None:
 def _cat(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     tensors = [tensor for tensor in args[0] if tensor.dim() == result.dim()]
     axis = wrap(argument(args, 1, 0), result.dim())
-    tensors = [tensor for tensor in tensors if tensor.shape[axis]]
     dims = list(record.dims(tensors[0]))
-    parts = [record.dims(tensor)[axis] for tensor in tensors]
-    for tensor in tensors[1:]:
+    for tensor in tensors[1:]:  # those of no positions too: they must fit in all else
         others = list(record.dims(tensor))
         others[axis] = dims[axis]
         _unify_all(dims, others)
-    dims[axis] = concatenate(parts)
+    parts = [record.dims(tensor)[axis] for tensor in tensors if tensor.shape[axis]]
+    dims[axis] = concatenate(parts) if parts else extent(0, "empty")
     record.put(result, dims)
 
 

@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_map_only
 import manynet.elastic._rules_compute
 import manynet.elastic._rules_shape
 import manynet.elastic._rules_values  # noqa: F401  (importing them registers the rules)
+from manynet._attributes import owner
 from manynet.elastic._heads import heads_of
-from manynet.elastic._lists import WatchedList, watch_lists
-from manynet.elastic._origins import Attribute, Origins, SourcedInt
+from manynet.elastic._lists import WatchedList, counts_of, watch_lists
+from manynet.elastic._origins import Attribute, Count, Origins, SourcedInt
 from manynet.elastic._provenance import Provenance
 from manynet.elastic._record import Record
 from manynet.elastic._residual import Call, Frame, main_tensor
@@ -79,8 +80,9 @@ def watch(
     twin = _copy(model, device, caches)
     record = Record(own={id(t) for t in (*twin.parameters(), *twin.buffers())})
     run = Run(twin, device, record, Origins(record), {}, [])
-    _source_integers(run)
     run.lists = watch_lists(twin)
+    _source_counts(run, model)
+    _source_integers(run)
     for path, module in twin.named_modules():
         _watch_module(run, path, module)
     given = tree_map_only(torch.Tensor, lambda tensor: _to(tensor, device), inputs)
@@ -167,6 +169,15 @@ def _source_integers(run: Run) -> None:
                     for index, item in enumerate(value)
                 )
             module.__dict__[name] = sourced
+
+
+def _source_counts(run: Run, model: nn.Module) -> None:
+    """Replace the numbers of blocks that the copy holds, in its configs too."""
+    for container in run.lists:
+        for path, name in counts_of(model, container):
+            values, key = owner(run.model.get_submodule(path), name)
+            if type(values[key]) is int and values[key] > 1:
+                values[key] = SourcedInt(values[key], Count(path, name), run.origins)
 
 
 def _watch_module(run: Run, path: str, module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -64,6 +64,8 @@ class Trace:
         untrained: why the model does not run in training mode on these inputs, where some of its
             parameters take part only there.
         caches: paths and attributes of dictionaries that a forward pass fills with tensors.
+        unequal: lengths that an axis must not have: the code asks whether it is as long as
+            something that no member cuts, and takes another way then.
     """
 
     tensors: Mapping[str, tuple[Dim, ...]]
@@ -77,6 +79,7 @@ class Trace:
     fallback: str | None
     untrained: str | None = None
     caches: Places = ()
+    unequal: Mapping[Axis, frozenset[int]] = field(default_factory=dict)
 
 
 def trace_model(
@@ -160,4 +163,5 @@ def _resolve(model: nn.Module, run: Run, fallback: str | None, caches: Places) -
         fallback=fallback,
         untrained=run.untrained,
         caches=caches,
+        unequal=resolver.unequal(),
     )

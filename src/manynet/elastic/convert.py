@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from manynet.bindings.slice import Slice
 from manynet.elastic._choices import Ratios, depth_choices, width_choices, with_activity
 from manynet.elastic._kernels import ElasticKernel, find_kernels
 from manynet.elastic._reorder import Order, reorder, reorder_in_place
+from manynet.elastic._run import describe_failure
 from manynet.elastic._trace import Trace, trace_model
 from manynet.elastic._uniform import share_choices
 from manynet.elastic._words import make_report, unknown_operations, why_nothing
@@ -29,8 +31,8 @@ from manynet.elastic.importance import (
     orders,
 )
 from manynet.errors import InputError, TraceError
-from manynet.family import Blueprint, Family, Follow
-from manynet.space import Space
+from manynet.family import Blueprint, Depth, Family, Follow, Note
+from manynet.space import Choice, Space, Value
 
 __all__ = ["elastic"]
 
@@ -133,27 +135,11 @@ def elastic(
             f"nothing in {type(model).__name__} is elastic with these settings; "
             + why_nothing(trace, whole)
         )
-    tensors = _with_kernels(trace.tensors, kernels)
-    space = Space(with_activity(choices, tensors, runs))
     values = dict(model.named_parameters())
     order = orders(list(widths), trace.tensors, values, importance, data=calibrated)
     shared = _ordered(model, trace, order, inplace)
-    extra = {
-        name: nn.Parameter(matrix)
-        for k in (kernels if kernel_transform else ())
-        for name, matrix in k.matrices(shared).items()
-    }
-    blueprint = Blueprint(
-        bindings=_bindings(shared, tensors, space, kernels if kernel_transform else ()),
-        follows=_follows(trace, kernels, space),
-        depths=tuple(runs),
-        report=make_report(model, trace, choices, runs, whole),
-    )
-    family = Family(
-        shared, space, blueprint, extra=extra, example_inputs=_detached(inputs), source=source
-    )
-    _check_smallest(family, inputs)
-    return family
+    parts = _Parts(shared, trace, kernels, kernel_transform, inputs, source)
+    return parts.proved(choices, runs, whole)
 
 
 def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -252,15 +238,103 @@ def _follows(trace: Trace, kernels: Sequence[ElasticKernel], space: Space) -> tu
 # -- proof -----------------------------------------------------------------------------------
 
 
-def _check_smallest(family: Family, inputs: tuple[Any, ...]) -> None:
-    """Run the smallest member once, so that a wrong trace is found here and not in training."""
-    try:
-        with torch.no_grad(), evaluating(family.at(family.space.smallest)) as member:
-            member(*moved(inputs, device_of(member)))
-    except Exception as error:
+@dataclass(frozen=True)
+class _Parts:
+    """All that a family is made of but its choices.
+
+    Args:
+        shared: the network, its channels in order.
+        trace: what hangs together in it.
+        kernels: its elastic kernels.
+        transformed: whether smaller kernels go through a learned matrix.
+        inputs: example inputs.
+        source: how the network can be built again.
+    """
+
+    shared: nn.Module
+    trace: Trace
+    kernels: Sequence[ElasticKernel]
+    transformed: bool
+    inputs: tuple[Any, ...]
+    source: str | None
+
+    def family(
+        self, choices: Sequence[Choice], runs: Sequence[Depth], whole: Sequence[Note]
+    ) -> Family:
+        """Return the family with these choices; `whole` are notes on what stays as it is."""
+        tensors = _with_kernels(self.trace.tensors, self.kernels)
+        transformed = self.kernels if self.transformed else ()
+        space = Space(with_activity(choices, tensors, runs))
+        blueprint = Blueprint(
+            bindings=_bindings(self.shared, tensors, space, transformed),
+            follows=_follows(self.trace, self.kernels, space),
+            depths=tuple(runs),
+            report=make_report(self.shared, self.trace, choices, runs, whole),
+        )
+        extra = {
+            name: nn.Parameter(matrix)
+            for kernel in transformed
+            for name, matrix in kernel.matrices(self.shared).items()
+        }
+        inputs = _detached(self.inputs)
+        return Family(
+            self.shared, space, blueprint, extra=extra, example_inputs=inputs, source=self.source
+        )
+
+    def proved(
+        self, choices: Sequence[Choice], runs: Sequence[Depth], whole: Sequence[Note]
+    ) -> Family:
+        """Return the family whose smallest member runs.
+
+        Where it does not, a choice stays whole without which the model's own code fails: it may
+        pick a layer by a number that the trace has not seen, for example.
+
+        Raises:
+            TraceError: the smallest member does not run, and no single choice is the reason.
+        """
+        family = self.family(choices, runs, whole)
+        error = _failure(family, family.space.smallest, self.inputs)
+        if error is None:
+            return family
+        failing = _failing(family, self.inputs)
+        left = [choice for choice in choices if choice.name not in failing]
+        if failing and left:
+            kept = [run for run in runs if run.choice not in failing]
+            notes = [
+                Note(name, f"whole: a member that has less of it fails: {describe_failure(why)}")
+                for name, why in failing.items()
+            ]
+            family = self.family(left, kept, [*whole, *notes])
+            error = _failure(family, family.space.smallest, self.inputs)
+            if error is None:
+                return family
         raise TraceError(
-            f"the smallest member of {type(family.shared).__name__} does not run: {error}; "
+            f"the smallest member of {type(self.shared).__name__} does not run: {error}; "
             "leave the part that this names whole with keep=(…), and please report the model"
         ) from error
+
+
+def _failing(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
+    """Return the choices that alone, at their smallest, make the model's code fail, and how."""
+    largest, smallest = family.space.largest, family.space.smallest
+    found = {}
+    for choice in family.space.choices:
+        arch = {**largest, choice.name: smallest[choice.name]}
+        error = _failure(family, arch, inputs)
+        if error is not None:
+            found[choice.name] = error
+    return found
+
+
+def _failure(
+    family: Family, arch: Mapping[str, Value], inputs: tuple[Any, ...]
+) -> Exception | None:
+    """Run a member once, so that a wrong trace is found here and not in training."""
+    try:
+        with torch.no_grad(), evaluating(family.at(arch)) as member:
+            member(*moved(inputs, device_of(member)))
+    except Exception as error:
+        return error
     finally:
         family.clear()  # what the member copied is not kept
+    return None

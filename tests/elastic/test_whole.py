@@ -1,0 +1,161 @@
+"""What stays whole, and which sizes are left out, because the model's code relies on them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from manynet import elastic
+from manynet.elastic._trace import trace_model
+from manynet.errors import TraceError
+
+INPUT = torch.Size((2, 5, 6))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        inner = torch.relu(self.up(x))
+        return x + self.down(inner if extra is None else inner * extra)
+
+
+class Stack(nn.Module):
+    """Blocks in a list, and a config that says how many they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(num_layers=4)
+        self.first = nn.Linear(6, 8)
+        self.layers = nn.ModuleList(Block(8) for _ in range(4))
+        self.last = nn.Linear(8, 3)
+
+
+class TableForEachBlock(Stack):
+    """Each block reads its own part of one table, as in Gemma 3n."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Linear(6, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.table(x).reshape(*x.shape[:2], self.config.num_layers, 16)
+        y = self.first(x)
+        for i, layer in enumerate(self.layers):
+            y = layer(y, table[:, :, i])
+        return self.last(y)
+
+
+def test_a_list_whose_length_sizes_a_tensor_keeps_its_blocks() -> None:
+    model, x = TableForEachBlock(), torch.randn(INPUT)
+    trace = trace_model(model, (x,))
+    assert trace.blocks == ()
+    assert "one for each block of a list" in {note.reason for note in trace.frozen}
+    family = elastic(model, x)
+    assert not any("depth" in choice.name for choice in family.space.choices)
+    assert family.at(family.space.smallest)(x).shape == (2, 5, 3)
+    assert model.config.num_layers == 4
+    assert type(model.config.num_layers) is int
+
+
+class PicksAHiddenState(Stack):
+    """Reads the result of a block by a number that lies in a table, as decoders of images do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = {"deep": 3}
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.first(x)]
+        for layer in self.layers:
+            found.append(layer(found[-1]))
+        return self.last(found[self.places["deep"]] + found[-1])
+
+
+def test_what_the_code_fails_without_stays_whole_and_is_named() -> None:
+    model, x = PicksAHiddenState(), torch.randn(INPUT)
+    family = elastic(model, x)
+    assert not any("depth" in choice.name for choice in family.space.choices)
+    assert len(family.space.choices) == 5
+    (note,) = [note for note in family.report().fixed if note.name == "layers.depth"]
+    assert "IndexError" in note.detail
+    with torch.no_grad():
+        assert torch.allclose(family.at(family.space.largest)(x), model(x), atol=1e-6)
+        for seed in range(3):
+            arch = family.space.sample(np.random.default_rng(seed))
+            assert torch.allclose(family.at(arch)(x), family.extract(arch)(x), atol=1e-6)
+
+
+def test_without_a_single_reason_the_error_names_the_failure() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.a.out_features + self.b.out_features < 8:
+                raise ValueError("too narrow")
+            return self.c(self.b(self.a(x)))
+
+    with pytest.raises(TraceError, match=r"smallest member of Both .*too narrow.*keep="):
+        elastic(Both(), torch.randn(INPUT))
+
+
+class Stage(nn.Module):
+    """Widens where its code finds two of its numbers to differ, as in Hiera."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.inner, self.outer = inner, outer
+        self.layer = nn.Linear(inner, outer)
+        if inner != outer:
+            self.widen = nn.Linear(inner, outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if self.inner != self.outer:
+            x = self.widen(x).view(*y.shape[:2], self.outer)
+        return x + y
+
+
+def test_an_axis_never_gets_the_length_that_the_code_tells_it_apart_from() -> None:
+    model, x = nn.Sequential(Stage(6, 12), nn.Linear(12, 3)), torch.randn(INPUT)
+    family = elastic(model, x, width=(0.25, 0.5, 1.0))
+    (choice,) = family.space.choices
+    assert choice.values == (3, 12)
+    for value in choice.values:
+        assert family.at({choice.name: value})(x).shape == (2, 5, 3)
+
+
+class InParts(nn.Module):
+    """Adds to the first token and to the others apart, and joins them, as in TimeSformer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = Block(width)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        first, rest = x[:, :1], x[:, 1:]
+        rest = rest + self.inner.down(torch.relu(self.inner.up(rest))) * scale
+        return torch.cat((first, rest), 1)
+
+
+def test_a_block_that_joins_what_it_has_cut_apart_can_be_left_out() -> None:
+    class Joined(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            for layer in self.layers:
+                x = layer(x)
+            return self.last(x)
+
+    model = Joined()
+    model.layers = nn.ModuleList(InParts(8) for _ in range(4))
+    family = elastic(model, torch.randn(INPUT))
+    depths = {c.name: c.values for c in family.space.choices if c.name.endswith("depth")}
+    assert depths == {"layers.depth": (1, 2, 3, 4)}
