@@ -106,6 +106,8 @@ def settle(model: nn.Module) -> nn.Module:
 
 
 def outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Return the results of a model; what it draws at random, it draws the same each time."""
+    _seed()
     leaves = [leaf for leaf in _floats(model(*inputs)) if leaf.is_floating_point()]
     return [part for leaf in leaves for part in _parts(leaf)]
 
@@ -203,10 +205,13 @@ def _trains(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
     return True
 
 
-def _backward(model: nn.Module, inputs: tuple[Any, ...]) -> None:
-    torch.manual_seed(0)  # dropout, stochastic depth and masks in time draw the same
+def _seed() -> None:
+    torch.manual_seed(0)  # dropout, stochastic depth and masks in time
     np.random.seed(0)  # models draw from these too
     random.seed(0)
+
+
+def _backward(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     results = [leaf for leaf in outputs(model, inputs) if leaf.requires_grad]
     sum((leaf.square().mean() for leaf in results), torch.zeros(())).backward()
 

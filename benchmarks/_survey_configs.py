@@ -39,6 +39,7 @@ _EACH = re.compile(r"(.*_)?(head_dim|headdim|d_head|d_kv|kv_channels|dim_head"
                    r"|rotary_dim|head_size|query_pre_attn_scalar)$")  # fmt: skip
 _WIDTH = re.compile(
     r"(?!.*(image|patch_size|kernel|window|stride|chunk|state|max|freq|crop|pool_size|mask_s))"
+    r"(?!model_in_dim|feature_size)"  # what a spectrum has
     r"(.*_)?((hidden|intermediate|embedding|embeddings|embed|embd|emb|projection|proj|ffn|mlp"
     r"|feature|features|codebook|lru|adapter|pooler|hid|model|in|out|output|bottleneck|conv|tdnn"
     r"|codevector|descriptor|latent|condition|prompt|query|text|visual|feedforward|expert|quantization)"
@@ -62,7 +63,7 @@ _TOP = re.compile(
     r"|(mamba_)?n_?groups"
 )
 _POSITIONS = re.compile(
-    r"(.*_)?(max_.*position_embeddings|max_position_embeddings|n_positions|n_ctx|max_.*_positions|max_seq_len(gth)?"
+    r"(.*_)?(max_ep_len|max_.*position_embeddings|max_position_embeddings|n_positions|n_ctx|max_.*_positions|max_seq_len(gth)?"
     r"|model_max_length)$"
 )
 _QUERIES = re.compile(r"(.*_)?(num_queries|num_query_tokens|num_latents|num_denoising)$")
@@ -127,7 +128,18 @@ def _derived(config: PreTrainedConfig) -> list[int]:
     width = next((v for n in _RESIDUAL if type(v := _get(config, n)) is int), 0)
     heads = (_get(config, n) for n in ("num_attention_heads", "num_heads", "n_head"))
     count = next((v for v in heads if type(v) is int and v), 0)
-    return [width // count] if count and width and width % count == 0 else []
+    whole = [width // count] if count and width and width % count == 0 else []
+    size = _get(config, "head_dim") or (width // count if count and width else 0)
+    share = _rotated(config)
+    return [*whole, int(size * share)] if type(size) is int and size and share < 1 else whole
+
+
+def _rotated(config: PreTrainedConfig) -> float:
+    """Return which share of each head is rotated."""
+    rotation = _get(config, "rope_parameters")
+    own = [rotation.get("partial_rotary_factor")] if isinstance(rotation, dict) else []
+    own += [_get(config, name) for name in ("partial_rotary_factor", "rotary_pct")]
+    return next((v for v in own if isinstance(v, float) and v > 0), 1.0)
 
 
 def _sections_of(model: type) -> tuple[int, ...]:
@@ -177,12 +189,18 @@ def shrunk(config: PreTrainedConfig, by: Shrink, ids: dict[int, int] | None = No
         value = _get(config, name)
         if value is None and name in _MISSING:
             given[name] = _MISSING[name]
+        elif name == "width_coefficient":  # all widths go through it, and are rounded after it
+            given[name] = 0.25
         elif isinstance(value, PreTrainedConfig):
             given[name] = shrunk(value, by, ids)
         elif name == "rope_parameters" and value and isinstance(value, dict):
             given[name] = _rotation(config, value, by)
         elif value is not None and (field.default is not None or _given_always(name, value)):
             given[name] = _value(name, value, by, ids, _depth_of(config))
+    if "width_coefficient" in given:
+        given |= {n: v for n, v in _own(config) if n in given and _WIDTH.fullmatch(n)}
+        if "hidden_dim" in given:  # but this one: it is the last of them, after the coefficient
+            given["hidden_dim"] = int(config.hidden_dim * 0.25 / config.width_coefficient)
     derived = _derived(config)
     if derived and "head_dim" in {f.name for f in dataclasses.fields(config)} - given.keys():
         given["head_dim"] = derived[0] // by.each  # where a config leaves it to the code
@@ -193,7 +211,17 @@ def shrunk(config: PreTrainedConfig, by: Shrink, ids: dict[int, int] | None = No
     return type(config)(**{k: v for k, v in given.items() if k not in _BASE})
 
 
-_MISSING = {"vocab_size": VOCABULARY, "prediction_length": 8}
+_MISSING = {
+    "vocab_size": VOCABULARY,
+    "prediction_length": 8,
+    "pad_token_id": 1,
+    "mask_token_id": 2,
+    "image_token_id": VOCABULARY - 1,
+    "image_token_index": VOCABULARY - 1,
+    "audio_token_id": VOCABULARY - 2,
+    "audio_token_index": VOCABULARY - 2,
+    "video_token_id": VOCABULARY - 3,
+}
 """What a config demands of its user."""
 _BASE = {"transformers_version", "id2label", "label2id", "dtype", "architectures"}
 
@@ -297,7 +325,8 @@ def _rotation(config: PreTrainedConfig, value: dict[str, Any], by: Shrink) -> di
         return value
     heads = getattr(config, "num_attention_heads", 1)
     head = _get(config, "head_dim") or getattr(config, "hidden_size", 0) // heads
-    half = int(head * value.get("partial_rotary_factor", 1.0)) // by.each // 2
+    rotated = int(head * value.get("partial_rotary_factor", 1.0)) // by.each
+    half = (rotated + 1) // 2
     smaller = [max(1, half * size // sum(sections)) for size in sections]
     smaller[0] += half - sum(smaller)
     return {**value, "mrope_section": smaller}

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 __all__ = ["NoInputs", "runnable"]
 
 BATCH = 2
-TRIALS = 24
+TRIALS = 36
 Named = dict[str, Any]
 
 
@@ -111,6 +111,7 @@ def _candidates(model: nn.Module, config: PreTrainedConfig) -> Iterator[Named]:
         [*required, *[n for n in makers if n in ("input_features", "input_values")]],
         required,
         [*required, *[n for n in makers if n == "encoder_hidden_states"]],
+        [*required, *texts],
     ]
     seen = set()
     for wanted in sets:
@@ -119,7 +120,7 @@ def _candidates(model: nn.Module, config: PreTrainedConfig) -> Iterator[Named]:
             continue
         seen.add(tuple(chosen))
         options = [makers[n] for n in chosen]
-        for values in itertools.islice(itertools.product(*options), 9):
+        for values in itertools.islice(itertools.product(*options), 12):
             yield _consistent(config, dict(zip(chosen, values, strict=True)))
 
 
@@ -179,7 +180,7 @@ def _videos(config: PreTrainedConfig) -> list[Tensor]:
 def _sounds(config: PreTrainedConfig) -> list[Tensor]:
     mels = _number(_find(config, "num_mel_bins", "n_mels"), 80)
     long = _number(_find(config, "max_length"), 100)
-    waves = [torch.randn(BATCH, 4000), torch.randn(BATCH, 1, 4000)]
+    waves = [torch.randn(BATCH, 4000), torch.randn(BATCH, 1, 4000), torch.randn(BATCH, 3840)]
     spectra = [torch.randn(BATCH, long, mels), torch.randn(BATCH, 100, mels)]
     mono = _number(_find(config, "hidden_size"), 64)
     return [*waves, *spectra, torch.randn(BATCH, 20, mono), torch.randn(BATCH, mono, 20)]
@@ -187,12 +188,14 @@ def _sounds(config: PreTrainedConfig) -> list[Tensor]:
 
 def _spectra(config: PreTrainedConfig) -> list[Tensor]:
     names = ("num_mel_bins", "n_mels", "input_feat_per_channel", "feature_projection_input_dim",
-             "input_feat_size", "input_dim", "mel_bins", "input_size")  # fmt: skip
-    mels = _number(_find(config, *names), 80)
+             "input_feat_size", "input_dim", "mel_bins", "input_size", "feature_size")  # fmt: skip
+    mels, *others = list(dict.fromkeys(_number(_find(config, n), 80) for n in names))
     positions = _number(_find(config, "max_source_positions"), 50)
     return [
         torch.randn(BATCH, mels, 2 * positions),
         torch.randn(BATCH, 96, mels),
+        *[torch.randn(BATCH, 96, size) for size in others],
+        *[torch.randn(BATCH, size, 96) for size in others],
         torch.randn(BATCH, mels, 100),
         torch.randn(BATCH, 1, 96, mels),
         torch.randn(BATCH, 4000),
@@ -258,7 +261,16 @@ def _steps(*names: str) -> _Maker:
 
 
 _MAKERS: dict[str, _Maker] = {
-    "input_ids": lambda _: [_ids()],
+    "input_ids": lambda config: [
+        _ids(),
+        *[
+            _ids()[..., None].repeat(1, 1, _number(_find(config, name), 1) + 1) % 32
+            for name in ("num_codebooks", "n_q")
+            if _find(config, name)
+        ],
+    ],
+    "lang_ids": lambda _: [torch.zeros(BATCH, dtype=torch.long)],
+    "freq": lambda _: [torch.zeros(BATCH, 1, dtype=torch.long)],
     "decoder_input_ids": lambda _: [_ids(7)],
     "pixel_values": _images,
     "image": lambda _: [torch.randn(BATCH, 3, 224, 224)],
