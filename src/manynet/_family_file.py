@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from manynet._files import read_json, replace_with, write_text
+from manynet._tensor_file import write_tensors
 from manynet._version import __version__
 from manynet.bindings.axes import Axis, DimTable
 from manynet.bindings.kinds import decode
@@ -32,11 +33,8 @@ _FORMAT = "manynet family 1"
 
 def save(family: Family, folder: Path) -> None:
     """Write `family` into `folder`: the tensors first, then the file that makes them a family."""
-    tensors = {
-        name: tensor.detach().contiguous().cpu() for name, tensor in family.state_dict().items()
-    }
-    data = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    replace_with(folder / "family.safetensors", lambda file: file.write(data))
+    tensors = family.state_dict()
+    replace_with(folder / "family.safetensors", lambda file: write_tensors(file, tensors))
     text = json.dumps(_to_json(family), separators=(",", ":"), ensure_ascii=False)
     write_text(folder / "family.json", text + "\n")
 
