@@ -21,6 +21,7 @@ from manynet.bindings.axes import axes_of
 from manynet.bindings.slice import Slice
 from manynet.elastic._reorder import permute_axes
 from manynet.elastic._trace import trace_model
+from manynet.elastic._tried import tried
 
 TOLERANCE = 1e-5
 MEMBERS = 5
@@ -144,7 +145,7 @@ def verified(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool = False) -
         inputs: its arguments by position.
         deep: whether depth or heads have to be elastic beside widths.
     """
-    trace = trace_model(model, inputs)
+    trace = tried(model, inputs, trace_model(model, inputs))
     with torch.no_grad():
         whole = outputs(model, inputs)
         if not all(bool(torch.isfinite(leaf).all()) for leaf in whole):

@@ -72,4 +72,4 @@ def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor]) -> None:
     file.write(text)
     for name in order:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        file.write(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]  # a buffer
+        file.write(memoryview(flat.view(torch.uint8).numpy()))

@@ -267,3 +267,44 @@ def test_repeated_positions_are_counted_by_their_outer_factor(verify: Verify) ->
     net.times = 2
     trace = verify(net, (torch.randn(SEQUENCE),))
     assert axes_of(trace) == [8]
+
+
+class SeparateProjections(nn.Module):
+    """Calls PyTorch's attention as a function, with projections of its own, as WavLM does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.heads = 8, 2
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).transpose(0, 1)
+        y, _ = torch.nn.functional.multi_head_attention_forward(
+            x,
+            x,
+            x,
+            self.width,
+            self.heads,
+            torch.empty([0]),
+            torch.cat((self.q.bias, self.k.bias, self.v.bias)),
+            None,
+            None,
+            False,
+            0.0,
+            self.out.weight,
+            self.out.bias,
+            use_separate_proj_weight=True,
+            q_proj_weight=self.q.weight,
+            k_proj_weight=self.k.weight,
+            v_proj_weight=self.v.weight,
+        )
+        return self.last(y.transpose(0, 1))
+
+
+def test_attention_as_a_function_ties_its_projections_to_what_comes_in(verify: Verify) -> None:
+    model = SeparateProjections()
+    trace = verify(model, (torch.randn(SEQUENCE),))
+    assert axes_of(trace) == [2, 4, 8]  # heads, their size, what comes out
+    family = elastic(model, torch.randn(SEQUENCE), width=(0.5, 1.0))
+    assert family.at(family.space.smallest)(torch.randn(SEQUENCE)).shape == (2, 5, 3)

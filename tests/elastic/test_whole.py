@@ -159,3 +159,36 @@ def test_a_block_that_joins_what_it_has_cut_apart_can_be_left_out() -> None:
     family = elastic(model, torch.randn(INPUT))
     depths = {c.name: c.values for c in family.space.choices if c.name.endswith("depth")}
     assert depths == {"layers.depth": (1, 2, 3, 4)}
+
+
+class Rotated(nn.Module):
+    """Attention whose queries and keys are rotated by a table as long as a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 4
+        self.q, self.k, self.v = (nn.Linear(6, 12) for _ in range(3))
+        self.last = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.arange(x.shape[1], device=x.device)[:, None]
+        angles = steps / 10.0 ** torch.arange(2, device=x.device)
+        table = torch.cat([angles, angles], -1)
+        q, k, v = (
+            part(x).view(*x.shape[:2], -1, self.size).transpose(1, 2)
+            for part in (self.q, self.k, self.v)
+        )
+        q, k = (
+            t * table.cos() + torch.cat((-t[..., 2:], t[..., :2]), -1) * table.sin() for t in (q, k)
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.last(y.transpose(1, 2).flatten(2))
+
+
+def test_the_report_says_why_a_head_keeps_its_size() -> None:
+    family = elastic(Rotated(), torch.randn(INPUT))
+    assert {choice.values[-1] for choice in family.space.choices} == {3}
+    notes = {note.name: note.detail for note in family.report().fixed}
+    (why,) = [name for name in notes if name.startswith("groups keep their 4 positions: ")]
+    assert "q.weight" in notes[why]
+    assert "k.weight" in notes[why]

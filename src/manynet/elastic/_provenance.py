@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from manynet.elastic._axes import flatten, freeze, regroup
+from manynet.elastic._axes import flatten, freeze, regroup, unify
 from manynet.elastic._origins import Origins, SourcedInt, equate
 from manynet.elastic._rules_compute import recurrent, recurrent_shapes
 from manynet.elastic._rules_shape import wrap
@@ -232,6 +232,24 @@ def _layer_norm(
     return result
 
 
+def _multi_head(
+    mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Any:
+    """Tie what PyTorch's attention checks: projections as wide as what comes in, cut into heads."""
+    if len(args) < 5:
+        return result
+    width = mode.record.dims(args[0])[-1]
+    separate = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    weights = [w for name in separate if isinstance(w := kwargs.get(name), torch.Tensor)]
+    for weight in weights:
+        unify(mode.record.dims(weight)[0], width)
+    factors = regroup([width], [int(args[4]), args[0].shape[-1] // int(args[4])])
+    if weights and factors is not None:
+        mode.origins.bind(args[3], width)
+        mode.origins.bind(args[4], factors[0])
+    return result
+
+
 _CONVOLUTIONS = (
     *("conv1d", "conv2d", "conv3d"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -242,6 +260,7 @@ _HANDLERS: dict[str, Handler] = {
     "chunk": _chunk,
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
     "layer_norm": _layer_norm,
+    "multi_head_attention_forward": _multi_head,
     "narrow": _narrow,
     **dict.fromkeys(("nelement", "numel"), _numel),
     "repeat": _repeat,

@@ -46,6 +46,8 @@ class Resolver:
 
     def _name_all(self) -> None:
         """Name every axis, best names first: what brings it forth, what sizes it, where it is."""
+        for layer in self.run.experts:
+            self._name(layer.node, layer.path, layer.name)
         produced = [
             (name.rpartition(".")[0], dim)
             for name, parameter in self._parameters
@@ -139,7 +141,16 @@ class Resolver:
                 dim = followed.get(own, ())
                 if len(dim) == 1 and isinstance(dim[0], Axis) and other not in followed:
                     found.setdefault(dim[0], set()).add(self._value(other))
+        for layer in self.run.experts:  # a token goes to as many different ones
+            axis = self._factor(layer.node)
+            if isinstance(axis, Axis):
+                found.setdefault(axis, set()).update(range(layer.picked))
         return {axis: frozenset(sizes) for axis, sizes in found.items()}
+
+    def experts(self) -> tuple[Axis, ...]:
+        """Return the axes that count the experts of a layer."""
+        found = (self._factor(layer.node) for layer in self.run.experts)
+        return tuple(axis for axis in found if isinstance(axis, Axis) and axis.frozen is None)
 
     def _value(self, attribute: Attribute) -> int:
         value = getattr(self.run.model.get_submodule(attribute.path), attribute.name)
@@ -152,3 +163,6 @@ class Resolver:
                 if size_of(dim) > 1 and is_frozen(dim):
                     reason = next(leaf.reason for leaf in leaves(dim))
                     yield name, axis, reason or ""
+                elif len(flat := flatten(dim)) > 1 and is_frozen(flat[-1:]):
+                    reason = next(leaf.reason for leaf in leaves(flat[-1:]))
+                    yield name, axis, f"groups keep their {flat[-1].size} positions: {reason}"

@@ -16,6 +16,7 @@ import manynet.elastic._rules_compute
 import manynet.elastic._rules_shape
 import manynet.elastic._rules_values  # noqa: F401  (importing them registers the rules)
 from manynet._attributes import owner
+from manynet.elastic._experts import Experts, propose
 from manynet.elastic._heads import heads_of
 from manynet.elastic._lists import WatchedList, counts_of, watch_lists
 from manynet.elastic._origins import Attribute, Count, Origins, SourcedInt
@@ -43,6 +44,7 @@ class Run:
         extras: what residual calls returned beside their main result, by identity.
         needed: the modules whose extra results were given to another module.
         lists: how the code goes through each `ModuleList`.
+        experts: the layers of experts, whose number may be an axis.
         outputs: the result, each tensor replaced by its shape.
         untrained: why the copy does not run in training mode; None where it does, or was not tried.
     """
@@ -56,6 +58,7 @@ class Run:
     extras: dict[int, str] = dataclasses.field(default_factory=dict)
     needed: set[str] = dataclasses.field(default_factory=set)
     lists: dict[str, WatchedList] = dataclasses.field(default_factory=dict)
+    experts: tuple[Experts, ...] = ()
     outputs: object = None
     untrained: str | None = None
 
@@ -92,6 +95,7 @@ def watch(
         result = _forward(run, given)
         run.outputs = tree_map_only(torch.Tensor, lambda tensor: tuple(tensor.shape), result)
         _forward_in_training(run, given)
+    run.experts = propose(twin, record, run.origins)
     for path, module in twin.named_modules():
         _adapt(run, path, module)
         for name, dim in heads_of(module, record).items():

@@ -65,7 +65,9 @@ class Trace:
             parameters take part only there.
         caches: paths and attributes of dictionaries that a forward pass fills with tensors.
         unequal: lengths that an axis must not have: the code asks whether it is as long as
-            something that no member cuts, and takes another way then.
+            something that no member cuts, and takes another way then; or a token goes to more
+            experts than there would be.
+        experts: the axes that count the experts of a layer: likely ones, which have to be tried.
     """
 
     tensors: Mapping[str, tuple[Dim, ...]]
@@ -80,6 +82,7 @@ class Trace:
     untrained: str | None = None
     caches: Places = ()
     unequal: Mapping[Axis, frozenset[int]] = field(default_factory=dict)
+    experts: tuple[Axis, ...] = ()
 
 
 def trace_model(
@@ -164,4 +167,5 @@ def _resolve(model: nn.Module, run: Run, fallback: str | None, caches: Places) -
         untrained=run.untrained,
         caches=caches,
         unequal=resolver.unequal(),
+        experts=resolver.experts(),
     )

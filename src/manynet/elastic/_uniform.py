@@ -46,6 +46,8 @@ def share_choices(trace: Trace, uniform: bool | Sequence[str]) -> Trace:
         tensors={name: _dims(dims, renamed) for name, dims in trace.tensors.items()},
         attributes={name: _dim(dim, renamed) for name, dim in trace.attributes.items()},
         axes=tuple(renamed.get(axis, axis) for axis in trace.axes),
+        unequal={renamed.get(axis, axis): sizes for axis, sizes in trace.unequal.items()},
+        experts=tuple(renamed.get(axis, axis) for axis in trace.experts),
     )
 
 

@@ -19,6 +19,7 @@ from manynet.elastic._kernels import ElasticKernel, find_kernels
 from manynet.elastic._reorder import Order, reorder, reorder_in_place
 from manynet.elastic._run import describe_failure
 from manynet.elastic._trace import Trace, trace_model
+from manynet.elastic._tried import tried
 from manynet.elastic._uniform import share_choices
 from manynet.elastic._words import make_report, unknown_operations, why_nothing
 from manynet.elastic.importance import (
@@ -123,6 +124,8 @@ def elastic(
     trace = share_choices(trace_model(model, inputs), uniform)
     if strict and trace.unknown:
         raise TraceError(unknown_operations(trace))
+    if width is not None:
+        trace = tried(model, inputs, trace, inplace=inplace)
     kernels = find_kernels(model, trace, kernel, keep)
     widths, whole = width_choices(trace, width, keep, multiple_of)
     runs, depths = depth_choices(model, trace, depth, keep)
