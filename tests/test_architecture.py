@@ -41,6 +41,7 @@ PARTS = {
     "_member": "family",
     "_settle": "family",
     "_skeleton": "family",
+    "_tensor_file": "family",
     "_terminal": "cli",
 }
 # Neighbors on one level stay apart, but for these: (importer, imported).

@@ -72,4 +72,4 @@ def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor]) -> None:
     file.write(text)
     for name in order:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        file.write(memoryview(flat.view(torch.uint8).numpy()))
+        file.write(memoryview(flat.view(torch.uint8).numpy()))  # type: ignore[arg-type]
