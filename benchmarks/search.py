@@ -19,6 +19,7 @@ The optimizer's own time is that of the processor, without the time in the evalu
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -126,7 +127,10 @@ class Digits:
 
 
 class Cifar:
-    """Members of a family of ResNet-18 on CIFAR-10, judged when asked for and kept in a file."""
+    """Members of a family of ResNet-18 on CIFAR-10, judged when asked for and kept in a file.
+
+    The family is trained when a member has to be judged and `runs/search-cifar10` does not hold it.
+    """
 
     reference = np.array([1.1, 1.1])
 
@@ -134,34 +138,49 @@ class Cifar:
         import torch
 
         import manynet
-        from manynet.data import crop_and_flip
         from quality import network
 
-        self._path, trained = (
-            RESULTS / "cifar10.json",
-            RESULTS.parents[1] / "runs" / "search-cifar10",
-        )
-        self._data = manynet.load_data("cifar10", limit=6_000, seed=0)
-        self._family = manynet.elastic(
-            network(0).train(), torch.zeros(2, 3, 32, 32), width=(0.25, 0.5, 1.0)
-        )
-        if (trained / "family.json").is_file():
-            self._family = manynet.load(trained)
-        elif not self._path.is_file():
-            manynet.train(
-                self._family, self._data.train, epochs=20, batch_size=64, learning_rate=0.05,
-                clip=5.0, weight_decay=5e-4, augment=crop_and_flip(), seed=0,
-                sampler=manynet.Sandwich(1), objective=manynet.Distill(labels=0.5),
-            )  # fmt: skip
-            self._family.save(trained)
-        self.space, self._grid = self._family.space, Grid(self._family.space)
+        self._path = RESULTS / "cifar10.json"
         stored = json.loads(self._path.read_text()) if self._path.is_file() else {}
         pairs = zip(stored.get("rows", []), stored.get("values", []), strict=True)
         self._known: dict[tuple[int, ...], tuple[float, float]] = {
             tuple(row): tuple(values) for row, values in pairs
         }
+        self._weights: str | None = stored.get("weights")
+        self._family = manynet.elastic(
+            network(0).train(), torch.zeros(2, 3, 32, 32), width=(0.25, 0.5, 1.0)
+        )
+        self._data: Any = None
+        self.space, self._grid = self._family.space, Grid(self._family.space)
         ends = self._grid.rows([self.space.largest, self.space.smallest])
         self._most, self._least = self._values(ends)
+
+    def _train(self) -> None:
+        """Get the trained family, and make sure that it is the one of the stored members."""
+        import manynet
+        from manynet.data import crop_and_flip
+        from quality import network
+
+        folder = RESULTS.parents[2] / "runs" / "search-cifar10"
+        self._data = manynet.load_data("cifar10", limit=6_000, seed=0)
+        if (folder / "family.json").is_file():
+            self._family = manynet.load(folder, model=network(0))
+        else:
+            manynet.train(
+                self._family, self._data.train, epochs=20, batch_size=64, learning_rate=0.05,
+                clip=5.0, weight_decay=5e-4, augment=crop_and_flip(), seed=0,
+                sampler=manynet.Sandwich(1), objective=manynet.Distill(labels=0.5),
+            )  # fmt: skip
+            self._family.save(folder)
+        digest = hashlib.sha256()
+        for tensor in self._family.state_dict().values():
+            digest.update(tensor.detach().numpy().tobytes())
+        if self._weights not in (None, digest.hexdigest()):
+            raise SystemExit(
+                f"the family trained here is another than that of {self._path}; remove it and the "
+                "cifar10-*.json beside it to measure all of them anew"
+            )
+        self._weights = digest.hexdigest()
 
     def _values(self, rows: Rows) -> Reals:
         """Return (accuracy, MACs) of each row."""
@@ -170,13 +189,19 @@ class Cifar:
         for key, arch in zip(new, self._grid.archs(np.array(new)) if new else [], strict=True):
             self._known[key] = self._judged(arch)
         if new:
-            stored = {"rows": list(self._known), "values": list(self._known.values())}
+            stored = {
+                "weights": self._weights,
+                "rows": list(self._known),
+                "values": list(self._known.values()),
+            }
             self._path.write_text(json.dumps(stored) + "\n")
         return np.array([self._known[key] for key in keys])
 
     def _judged(self, arch: Arch) -> tuple[float, float]:
         import manynet
 
+        if self._data is None:
+            self._train()
         member = self._family.eval().extract(arch)
         manynet.calibrate(member, self._data.train, batches=2)
         macs = manynet.macs()(member, self._data.example_inputs())
@@ -327,7 +352,13 @@ BUDGETS: Mapping[str, Mapping[str, int]] = {
         "manynet LINAS": 300,
     },
     "digits": {**dict.fromkeys(ARMS, 600), "WeakNAS": 300, "manynet LINAS": 300},
-    "cifar10": {**dict.fromkeys(ARMS, 200), "WeakNAS": 120, "manynet LINAS": 120},
+    "cifar10": {
+        **dict.fromkeys(
+            ("pymoo NSGA-II, two-point", "optuna NSGA-II", "random", "manynet NSGA-II"), 200
+        ),
+        "WeakNAS": 120,
+        "manynet LINAS": 120,
+    },
 }
 POPULATIONS = {"synthetic": 50, "digits": 20, "cifar10": 20}
 REFERENCES = {"synthetic": 20_000, "cifar10": 300}
@@ -485,7 +516,7 @@ def main() -> None:
         return
     wanted = sys.argv[1:]
     for name in [one for one in PROBLEMS if one in wanted] or PROBLEMS:
-        measure(name, [arm for arm in ARMS if arm in wanted] or list(ARMS))
+        measure(name, [arm for arm in ARMS if arm in wanted] or BUDGETS[name])
 
 
 if __name__ == "__main__":

@@ -114,7 +114,6 @@ def every_nth(share: float) -> nn.Module:
         layer.self_attn.layer_idx = n
     model.model.layers = kept
     model.config.num_hidden_layers = len(kept)
-    model.config.layer_types = model.config.layer_types[: len(kept)]
     return model
 
 
