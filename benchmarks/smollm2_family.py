@@ -225,7 +225,8 @@ def page(found: Found) -> None:
                 f"| {end['bytes'] / 1e6:.0f} | {at_once:,.1f} | {end['perplexity']:,.1f} "
                 f"| {end['tokens_per_s']:.1f} | {end['original_tokens_per_s']:.1f} |"
             )
-            texts += [f"**{name.replace('%', ' %')}, {way}:** {' '.join(end['text'].split())}", ""]
+            said = " ".join(end["text"].split())
+            texts += [f"{name.replace('%', ' %')}, {way}: `{said}`", ""]
     archs = "; ".join(
         f"{name.replace('%', ' %')}: "
         + ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in row["arch"].items())
