@@ -69,6 +69,7 @@ HEAVY = {
     "prometheus_client",
     "pyarrow",
     "pymoo",
+    "ray",
     "scipy",
     "sklearn",
     "starlette",

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from manynet.search import (
         Front,
         Metric,
+        RayWorkers,
         Record,
         Store,
         Strategy,
@@ -115,6 +116,7 @@ __all__ = [
     "Manifest",
     "Metric",
     "Objective",
+    "RayWorkers",
     "Record",
     "Report",
     "RunResult",
@@ -219,6 +221,7 @@ _ROOMS = {
     "search": (
         "Front",
         "Metric",
+        "RayWorkers",
         "Record",
         "Store",
         "Strategy",

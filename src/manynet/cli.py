@@ -81,6 +81,13 @@ Strategy = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="How to search: nsga2, linas (with predictors), random …"),
 ]
+Workers = Annotated[
+    int | None, typer.Option(metavar="COUNT", help="Members that the search judges at once.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A running Ray cluster for it: HOST:6379 or auto."),
+]
 Seed = Annotated[int | None, typer.Option(metavar="NUMBER", help="Decides every random number.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or auto.")]
 Set = Annotated[
@@ -147,6 +154,8 @@ def run(
     epochs: Epochs = None,
     evaluations: Evaluations = None,
     strategy: Strategy = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     seed: Seed = None,
     device: Device = None,
     settings: Set = None,
@@ -207,6 +216,8 @@ def search(
     *,
     evaluations: Evaluations = None,
     strategy: Strategy = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     settings: Set = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -552,6 +563,8 @@ _KEYS = {
     "epochs": "train.epochs",
     "evaluations": "search.evaluations",
     "strategy": "search.strategy",
+    "workers": "search.workers",
+    "ray_address": "search.ray_address",
     "seed": "seed",
     "device": "device",
 }

@@ -146,7 +146,8 @@ class SearchConfig(Section):
     """How the front is found: the arguments of `manynet.search`.
 
     `evaluations` is set from `hours` where that is given; `calibration` is how many training
-    samples set a member's batch-norm statistics before it is judged.
+    samples set a member's batch-norm statistics before it is judged. With `workers`, so many
+    members are judged at once through Ray, on this machine or in the cluster at `ray_address`.
     """
 
     evaluations: Count | None = None
@@ -164,6 +165,8 @@ class SearchConfig(Section):
     costs: tuple[Name, ...] = ("macs", "parameters", "bytes", "peak_memory")
     calibration: Count = 512
     latency_samples: Several = 40
+    workers: Several = 0
+    ray_address: Name | None = None
 
 
 class RankingConfig(Section):
@@ -320,13 +323,19 @@ def saved(path: Path) -> Config:
         raise StorageError(f"{path} is damaged or of another version: {error}") from error
 
 
+_ANY = {"search.workers", "search.ray_address"}
+
+
 def differences(old: Config, new: Config) -> list[str]:
-    """Return what differs between two configs: `train.epochs: 20, now 30`."""
+    """Return what differs between two configs: `train.epochs: 20, now 30`.
+
+    How many workers search, and where, changes no result, and may differ.
+    """
     before, after = dict(_flat(old.to_dict())), dict(_flat(new.to_dict()))
     return [
         f"{key}: {_shown(before.get(key))}, now {_shown(after.get(key))}"
         for key in {**before, **after}
-        if _shown(before.get(key)) != _shown(after.get(key))
+        if key not in _ANY and _shown(before.get(key)) != _shown(after.get(key))
     ]
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "TraceError",
     "TrainingError",
     "VerificationError",
+    "WorkerError",
     "did_you_mean",
 ]
 
@@ -39,6 +40,10 @@ class TrainingError(ManynetError):
 
 class StorageError(ManynetError):
     """A file cannot be read or written: damaged, foreign, truncated, no space, no permission."""
+
+
+class WorkerError(ManynetError):
+    """The workers of a search are lost, or cannot do what they are asked for."""
 
 
 class VerificationError(ManynetError):
@@ -67,6 +72,10 @@ class MissingExtraError(ManynetError, ImportError):
         )
         self.library = library
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Let a worker's error reach the process that asked."""
+        return type(self), (self.library, self.extra)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

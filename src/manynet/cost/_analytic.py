@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ class Counted(Cost):
     """A cost that is the sum of what each layer costs, and so can be tabulated for a family."""
 
     column: str = ""
+    tabulated: ClassVar[bool] = True
 
     def of_arch(self, family: FamilyLike, arch: Arch) -> float:
         """Return the cost of the member of `arch`, exactly, at the family's example inputs.

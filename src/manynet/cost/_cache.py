@@ -137,6 +137,7 @@ def token_latency(
         "ms",
         function,
         measured=True,
+        timed=True,
         device=pass_.device,
         threads=threads,
         batch=batch,

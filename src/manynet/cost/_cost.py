@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -46,6 +46,7 @@ class Cost:
         function: takes a network and the tuple of its inputs, returns the figure.
         measured: it ran on a device; otherwise it was counted or predicted.
         predicted: it comes from a fitted model, and so has an error.
+        timed: a clock or a counter of the machine measures it, and other work there spoils it.
     """
 
     name: str
@@ -53,6 +54,9 @@ class Cost:
     function: Callable[[nn.Module, Inputs], float] = field(repr=False)
     measured: bool = False
     predicted: bool = False
+    timed: bool = field(default=False, repr=False)  # not a setting, so not in the fingerprint
+    tabulated: ClassVar[bool] = False
+    """Whether `of_arch` looks it up in a table of the family."""
 
     def __call__(self, member: nn.Module, example_inputs: Tensor | Inputs) -> float:
         """Return the cost of one network.
@@ -94,7 +98,8 @@ def cost(
     Args:
         name: what it is called in tables, budgets and files.
         unit: its unit in words.
-        measured: it runs the network on a device.
+        measured: it runs the network on a device; a search on several workers measures it while
+            they rest, as it does a latency.
 
     Raises:
         InputError: the name is empty.
@@ -112,6 +117,6 @@ def cost(
         raise InputError("a cost needs a name, for example @cost('energy', unit='mJ')")
 
     def decorate(function: Callable[[nn.Module, Inputs], float]) -> Cost:
-        return Cost(name, unit, function, measured)
+        return Cost(name, unit, function, measured, timed=measured)
 
     return decorate

@@ -139,6 +139,7 @@ def energy(
         "mJ",
         function,
         measured=True,
+        timed=True,
         device=str(device),
         threads=threads,
         batch=batch,

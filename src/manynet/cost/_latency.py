@@ -281,6 +281,7 @@ def latency(
         "ms",
         function,
         measured=True,
+        timed=True,
         device=str(where),
         runtime=runtime or "torch",
         **settings,

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -101,6 +101,7 @@ class LatencyTable(Cost):
     rates: tuple[float, float] = (0.0, 1.0)
     touch: Mapping[str, Mapping[Value, float]] = field(default_factory=dict, repr=False)
     center: float = 1.0
+    tabulated: ClassVar[bool] = True
 
     def predict(self, arch: Arch) -> float:
         """Return the predicted milliseconds of an arch.

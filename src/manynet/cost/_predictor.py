@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ class LatencyPredictor(Cost):
     center: float = 1.0
     lookup: Lookup | None = field(default=None, repr=False, compare=False)
     _known: dict[Arch, float] = field(default_factory=dict, repr=False, compare=False)
+    tabulated: ClassVar[bool] = True
 
     def predict(self, arch: Arch) -> float:
         """Return the predicted milliseconds of an arch.

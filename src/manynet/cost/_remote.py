@@ -163,6 +163,7 @@ def remote_latency(
         "ms",
         function,
         measured=True,
+        timed=True,
         device=address.rstrip("/"),
         runtime="onnx" if runtime is None else runtime,
         token=token,

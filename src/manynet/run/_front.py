@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from manynet._files import write_json
+from manynet.config import SearchConfig
 from manynet.cost import by_layer, latency
 from manynet.errors import StorageError
 from manynet.family import Family
@@ -14,8 +15,8 @@ from manynet.models import merge_adapters
 from manynet.run._costs import LATENCY, TOKEN, per_token, searched
 from manynet.run._latency import predictor
 from manynet.run._plan import Plan
-from manynet.run._work import Work
-from manynet.search import Front, Record, search
+from manynet.run._work import Calibration, Work
+from manynet.search import Front, RayWorkers, Record, search
 from manynet.space import Arch
 
 __all__ = ["find_front", "read_front"]
@@ -37,7 +38,9 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
 
     def progress(done: int, total: int, info: Mapping[str, float]) -> None:
         best = f", best {info['best']:.3f}" if "best" in info else ""
-        step(done, total, f"{info['front']:.0f} on the front{best}")
+        working = info["workers"]
+        many = f", {working:.0f} workers" if working > 1 else ""
+        step(done, total, f"{info['front']:.0f} on the front{best}{many}")
 
     front = search(
         family,
@@ -48,15 +51,26 @@ def find_front(work: Work, family: Family, plan: Plan) -> Front:
         population=config.population,
         store=work.folder / "evaluations.sqlite",
         seed=work.config.seed,
-        calibrate=work.calibrated,
+        calibrate=Calibration(work.samples),
         context=f"calibrated on {config.calibration}, seed {work.config.seed}",
         progress=progress,
+        workers=_workers(config),
     )
     front = _timed(work, family, front)
     _write_layers(work, family)
     front.to_csv(work.folder / "front.csv")
     front.to_json(work.folder / "front.json")
     return front
+
+
+def _workers(config: SearchConfig) -> int | RayWorkers:
+    """Return the workers of the config; at an address, as many as it has room for if none is said.
+
+    It changes no result, and so may be another one when a run goes on.
+    """
+    if config.ray_address is None:
+        return config.workers
+    return RayWorkers(config.workers or None, config.ray_address)
 
 
 def _write_search(work: Work, plan: Plan, costs: list[str]) -> None:

@@ -21,7 +21,18 @@ from manynet.run._folder import environment
 from manynet.run._material import Material
 from manynet.search import Metric, Quality, Store, accuracy, perplexity
 
-__all__ = ["Work", "own_state"]
+__all__ = ["Calibration", "Work", "own_state"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Gives members statistics of their own, in place; by itself it can be sent to workers."""
+
+    samples: list[tuple[Any, Any]]
+
+    def __call__(self, member: nn.Module) -> nn.Module:
+        """Return the member."""
+        return calibrate(member, self.samples, batches=len(self.samples))
 
 
 @dataclass
@@ -80,7 +91,7 @@ class Work:
 
     def calibrated(self, member: nn.Module) -> nn.Module:
         """Give a member statistics of its own, in place, and return it."""
-        return calibrate(member, self.samples, batches=len(self.samples))
+        return Calibration(self.samples)(member)
 
     def store(self) -> Store:
         """Open the evaluation store."""

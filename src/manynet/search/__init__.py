@@ -53,6 +53,7 @@ from manynet.search.store import read_entries as read_entries
 from manynet.search.strategies import Evaluation as Evaluation
 from manynet.search.strategies import Strategy as Strategy
 from manynet.search.strategies import StrategyFactory as StrategyFactory
+from manynet.search.workers import RayWorkers as RayWorkers
 
 __all__ = [
     "MLP",
@@ -79,6 +80,7 @@ __all__ = [
     "Quality",
     "QualityPredictor",
     "Random",
+    "RayWorkers",
     "Record",
     "Regressor",
     "Repaired",

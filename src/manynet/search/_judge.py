@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,9 @@ __all__ = [
     "FamilyLike",
     "Judge",
     "Limit",
+    "Place",
     "Quality",
+    "Step",
     "fingerprint",
     "measures",
     "settings_of",
@@ -81,7 +84,9 @@ class CostLike(Protocol):
 
     With a method `of_arch(family, arch)` it is asked that way, and need not build the member.
     Stored values are used for a cost of equal settings: an equal `fingerprint` if it has that
-    attribute, an equal `repr` if it is a frozen dataclass; otherwise the name decides.
+    attribute, an equal `repr` if it is a frozen dataclass; otherwise the name decides. With an
+    attribute `timed` that is true it needs the machine for itself, and with `tabulated` it is
+    looked up in no time: the process that searches measures both, and no worker does.
     """
 
     @property
@@ -92,6 +97,30 @@ class CostLike(Protocol):
     def __call__(self, member: nn.Module, example_inputs: tuple[Any, ...], /) -> float:
         """Return what the member costs."""
         ...
+
+
+Step: TypeAlias = tuple[str, ...]
+"""Names that are measured together."""
+
+
+class Place(enum.Enum):
+    """Where something can be measured when several processes measure."""
+
+    ALONE = "in the process that searches, while no other works: a clock measures it"
+    HERE = "in the process that searches, which has a table of it"
+    ANYWHERE = "in any process"
+
+
+class _Elsewhere:
+    """Stands in a worker for a cost that is not measured there."""
+
+    def __init__(self, name: str, cost: CostLike | None) -> None:
+        self.name = name
+        self.timed = getattr(cost, "timed", False)
+        self.tabulated = True
+
+    def __call__(self, member: nn.Module, example_inputs: tuple[Any, ...]) -> float:
+        raise AssertionError(f"{self.name} is measured by the process that searches")
 
 
 @dataclass(frozen=True)
@@ -146,14 +175,17 @@ class Judge:
     """How many values came from the store."""
 
     def __post_init__(self) -> None:
-        measured = [name for name, cost in self.costs.items() if cost is not None]
+        taken = [name for name, cost in self.costs.items() if cost is not None]
         asked = [name for name, cost in self.costs.items() if cost is None]
         itself = [self.quality.name] if measures(self.quality) else []
         self.asked = tuple(asked if itself else [self.quality.name, *asked])
+        self._places = {name: _place_of(self.costs[name]) for name in taken}
+        limited = sorted((name for name in taken if name in self.limits), key=self._is_slow)
+        free = [name for name in taken if name not in self.limits]
         steps = [
-            *([name] for name in measured if name in self.limits),  # may save all that follows
+            *([name] for name in limited),  # may save all that follows
             self.asked,
-            [name for name in measured if name not in self.limits],
+            *([n for n in free if self._places[n] is place] for place in Place),
             itself,
         ]
         self._steps = [tuple(step) for step in steps if step]
@@ -162,21 +194,14 @@ class Judge:
 
     def __call__(self, arch: Arch, *, whole: bool = False) -> Evaluation:
         """Return the evaluation of `arch`; it ends at a broken constraint, unless `whole`."""
-        known = self._known(arch)
-        violation = 0.0
-        for step in self._steps:
-            if any(name not in known for name in step):
-                known.update(self._measured(step, arch))
-            if self.limits:
-                violation += sum(self._excess(name, known) for name in step)
-            if violation > 0 and step is not self._steps[-1] and not whole:
-                return Evaluation(arch, (math.inf,) * len(self._names), violation)
-        quality = known[self.quality.name]
-        costs = {name: known[name] for name in self.costs}
-        objectives = (self._sign * quality, *costs.values())
-        return Evaluation(arch, objectives, violation, Record(arch, quality, costs))
+        known = self.known(arch)
+        while step := self.next_step(known, whole=whole):
+            values, seconds = self.measured(step, arch)
+            known.update(self.kept(arch, values, seconds))
+        return self.evaluation(arch, known, whole=whole)
 
-    def _known(self, arch: Arch) -> dict[str, float]:
+    def known(self, arch: Arch) -> dict[str, float]:
+        """Return what the store has of `arch`."""
         if self.store is None:
             return {}
         stored = self.store.values(arch)
@@ -185,21 +210,63 @@ class Judge:
         self.found += len(known)
         return known
 
-    def _excess(self, name: str, known: Mapping[str, float]) -> float:
-        limit = self.limits.get(name)
-        return 0.0 if limit is None else limit.excess(known[name])
+    def next_step(self, known: Mapping[str, float], *, whole: bool = False) -> Step:
+        """Return the names to measure next; none when all is known or a constraint is broken."""
+        for step in self._steps:
+            if any(name not in known for name in step):
+                return step
+            if self._excess(step, known) > 0 and not whole:
+                return ()
+        return ()
 
-    def _measured(self, step: Sequence[str], arch: Arch) -> dict[str, float]:
-        """Return the values of one step, those of another process where it was faster."""
+    def place(self, step: Step) -> Place:
+        """Return where a step can be measured when several processes measure."""
+        return self._places.get(step[0], Place.ANYWHERE)
+
+    def for_workers(self) -> Judge:
+        """Return the judge as workers need it: without store, tables and clocks."""
+        costs = {
+            name: cost if self.place((name,)) is Place.ANYWHERE else _Elsewhere(name, cost)
+            for name, cost in self.costs.items()
+        }
+        return replace(self, store=None, costs=costs)
+
+    def _is_slow(self, name: str) -> bool:
+        return self._places[name] is Place.ALONE
+
+    def measured(self, step: Step, arch: Arch) -> tuple[dict[str, float], float]:
+        """Return the values of one step, and the seconds that they took."""
         start = time.perf_counter()
         values = self._values(step, arch)
-        seconds = time.perf_counter() - start
+        return values, time.perf_counter() - start
+
+    def kept(self, arch: Arch, values: Mapping[str, float], seconds: float) -> Mapping[str, float]:
+        """Store values, and return those that hold: another process's where it was faster."""
         if self.store is None:
             return values
         contexts = {name: self.contexts.get(name, "") for name in values}
         return self.store.add(arch, values, context=contexts, seconds=seconds)
 
-    def _values(self, step: Sequence[str], arch: Arch) -> dict[str, float]:
+    def evaluation(
+        self, arch: Arch, known: Mapping[str, float], *, whole: bool = False
+    ) -> Evaluation:
+        """Return what a strategy is told of `arch`, once `next_step` has none."""
+        violation = 0.0
+        for step in self._steps if self.limits else ():
+            violation += self._excess(step, known)
+            if violation > 0 and step is not self._steps[-1] and not whole:
+                return Evaluation(arch, (math.inf,) * len(self._names), violation)
+        quality = known[self.quality.name]
+        costs = {name: known[name] for name in self.costs}
+        objectives = (self._sign * quality, *costs.values())
+        return Evaluation(arch, objectives, violation, Record(arch, quality, costs))
+
+    def _excess(self, step: Step, known: Mapping[str, float]) -> float:
+        if not self.limits:
+            return 0.0
+        return sum(self.limits[n].excess(known[n]) for n in step if n in self.limits)
+
+    def _values(self, step: Step, arch: Arch) -> dict[str, float]:
         if step == self.asked:
             return self._answers(arch)
         values = {}
@@ -281,6 +348,12 @@ def measures(quality: Quality) -> bool:
     return getattr(quality, "function", quality) is not None
 
 
+def _place_of(cost: CostLike | None) -> Place:
+    if getattr(cost, "timed", False):
+        return Place.ALONE
+    return Place.HERE if getattr(cost, "tabulated", False) else Place.ANYWHERE
+
+
 @contextlib.contextmanager
 def _own_chance(arch: Arch, device: torch.device) -> Iterator[None]:
     """Let what is drawn in the block depend on the arch alone; torch's state is put back.
@@ -299,17 +372,21 @@ def _own_chance(arch: Arch, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _buffers_kept(member: nn.Module) -> Iterator[None]:
-    """Put the member's buffers back after the block: a calibration must not outlive it."""
+    """Give the member copies of its buffers for the block: a calibration must not outlive it.
+
+    What is written, goes into the copies: the buffers themselves may be memory that others read.
+    """
     kept = [
-        (module, name, tensor, tensor.clone())
+        (module, name, tensor)
         for module in member.modules()
         for name, tensor in module._buffers.items()
         if tensor is not None
     ]
+    copies = {id(tensor): tensor.clone() for _, _, tensor in kept}
+    for module, name, tensor in kept:
+        module._buffers[name] = copies[id(tensor)]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for module, name, tensor, value in kept:
-                tensor.copy_(value)
-                module._buffers[name] = tensor
+        for module, name, tensor in kept:
+            module._buffers[name] = tensor

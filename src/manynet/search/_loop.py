@@ -15,6 +15,7 @@ from torch import nn
 
 from manynet._inputs import evaluating
 from manynet.errors import BudgetError, InputError
+from manynet.search._crew import Alone, Judging, judging
 from manynet.search._judge import CostLike, FamilyLike, Judge, Quality
 from manynet.search._named import STRATEGIES, make_strategy
 from manynet.search._setup import Bounds, make_judge
@@ -23,6 +24,7 @@ from manynet.search.front import Front, Record
 from manynet.search.linas import one_shot
 from manynet.search.store import Store
 from manynet.search.strategies import Evaluation, Strategy, StrategyFactory
+from manynet.search.workers import RayWorkers, workers_of
 from manynet.space import Arch, Space
 
 __all__ = ["Progress", "search"]
@@ -51,6 +53,7 @@ def search(
     progress: Progress | None = None,
     context: str = "",
     canonical: Callable[[Arch], Arch] | None = None,
+    workers: int | RayWorkers = 0,
 ) -> Front:
     """Return the best members for every budget: the front of quality against costs.
 
@@ -78,11 +81,14 @@ def search(
         population: archs the strategy proposes at once; None suits it to `evaluations`.
         progress: called as `progress(done, total, info)` after each judged arch; `info` has
             `best` quality, `front` size, `hypervolume` (relative to the first archs judged),
-            `refused` archs, `stored` values used, and `seconds`.
+            `refused` archs, `stored` values used, `workers` at work, and `seconds`.
         context: what stored qualities depend on that cannot be seen from here, such as the
             settings of `calibrate`. The weights and the data of `accuracy` are seen.
         canonical: from an arch to the one that stands for all that are the same network, where
             more than inactive choices makes them so; none of them is judged twice.
+        workers: how many archs to judge at once on this machine through Ray, or `RayWorkers` of a
+            cluster; 0 judges in this process. The front is the same. What a clock measures
+            (latency, energy) is measured by this process while no worker works.
 
     Returns:
         The front; its `history` holds everything judged.
@@ -91,6 +97,8 @@ def search(
         InputError: an argument does not fit, or a value is not finite.
         BudgetError: no arch keeps the constraints; `nearest` is the record that misses by least.
         StorageError: the store cannot be read or written.
+        MissingExtraError: workers are asked for and Ray is not installed.
+        WorkerError: workers were lost again and again, or cannot be had.
 
     Example:
         >>> from manynet.space import Choice
@@ -105,6 +113,7 @@ def search(
     if evaluations < 1:
         raise InputError(f"a search needs at least one evaluation, not {evaluations}")
     population = population or max(8, min(50, evaluations // 10))
+    crew = workers_of(workers)
     with _opened(store) as opened, _in_evaluation_mode(family):
         judge = make_judge(
             family,
@@ -123,21 +132,26 @@ def search(
         if isinstance(strategy, str) and strategy == "one_shot":
             strategy = functools.partial(one_shot, evaluations=evaluations)
         proposer = make_strategy(strategy, judge.space, seed=seed, population=population)
-        run = _Run(judge, int(min(evaluations, count)), progress, trusted, canonical)
-        _explore(run, proposer)
+        with judging(judge, crew) as judged_by:
+            total = int(min(evaluations, count))
+            run = _Run(judge, judged_by, total, progress, trusted, canonical)
+            _explore(run, proposer)
         return run.front()
 
 
 def _explore(run: _Run, strategy: Strategy) -> None:
     """Judge the ends of the space, then what the strategy asks for, until it is enough."""
     space = run.judge.space
-    for arch in (space.largest, space.smallest)[: run.total]:
+    ends = (space.largest, space.smallest)[: run.total]
+    run.expect(ends)
+    for arch in ends:
         run.look(arch)
     stale = 0
     while not run.is_over() and stale < _STALE:
         asked = strategy.ask()
         if not asked:
             return
+        run.expect(asked)
         before = len(run.seen)
         told = []
         for arch in asked:
@@ -153,6 +167,7 @@ class _Run:
     """The course of one search."""
 
     judge: Judge
+    judging: Judging
     total: int
     progress: Progress | None
     trusted: bool = False
@@ -169,16 +184,27 @@ class _Run:
     def is_over(self) -> bool:
         return self.judged >= self.total or len(self.seen) - self.judged > _REFUSED * self.total
 
+    def expect(self, archs: Sequence[Arch]) -> None:
+        """Let archs that are to be looked at be judged ahead."""
+        if not isinstance(self.judging, Alone):
+            expected = map(self._canonical, archs)
+            self.judging.announce([arch for arch in expected if arch not in self.seen])
+
     def look(self, arch: Arch) -> Evaluation:
         """Return the evaluation of `arch`, judging it if that was not done before."""
+        canonical = self._canonical(arch)
+        evaluation = self.seen.get(canonical)
+        if evaluation is None:
+            evaluation = self.judging.evaluation(canonical, self.total - self.judged)
+            self.seen[canonical] = evaluation
+            self._note(evaluation)
+        return evaluation if canonical is arch else replace(evaluation, arch=arch)
+
+    def _canonical(self, arch: Arch) -> Arch:
         canonical = arch if self.trusted else self.judge.space.canonical(arch)
         if self.canonical is not None:
             canonical = self.judge.space.canonical(self.canonical(canonical))
-        evaluation = self.seen.get(canonical)
-        if evaluation is None:
-            evaluation = self.seen[canonical] = self.judge(canonical)
-            self._note(evaluation)
-        return evaluation if canonical is arch else replace(evaluation, arch=arch)
+        return canonical
 
     def _note(self, evaluation: Evaluation) -> None:
         if evaluation.record is None:
@@ -200,6 +226,7 @@ class _Run:
             "hypervolume": self.view.hypervolume,
             "refused": float(len(self.seen) - self.judged),
             "stored": float(self.judge.found),
+            "workers": float(self.judging.working),
             "seconds": time.perf_counter() - self.started,
         }
 

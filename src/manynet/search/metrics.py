@@ -228,6 +228,15 @@ class BatchesOnce:
             self._look()
         return self._fingerprint
 
+    @property
+    def held(self) -> list[Tensor]:
+        """The tensors of the data, where it was read and is kept."""
+        return tensors_in(self._held)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the data itself out where all of it is kept: it may be a loader, or a file."""
+        return vars(self) | ({} if self._held is None else {"_data": ()})
+
     def _look(self) -> None:
         """Read the data once: take its fingerprint, and keep it if it is not too big."""
         digest = hashlib.blake2b(digest_size=8)
