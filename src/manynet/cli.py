@@ -197,10 +197,14 @@ def train(
 ) -> None:
     """Make a family of a network and train it.
 
-    Go on with `manynet search FOLDER`.
+    Several processes may share each step: torchrun --nproc-per-node 2 -m manynet.cli train. Go on
+    with `manynet search FOLDER`.
     """
     from manynet._terminal import Screen
-    from manynet.run import train_verb
+    from manynet.run import help_launched, train_verb
+
+    if help_launched():
+        return
 
     options = _options(locals())
     resolved, folder = _resolved(config, out, options)

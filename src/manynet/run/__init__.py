@@ -3,6 +3,7 @@
 from manynet.run._api import run, run_config
 from manynet.run._events import Event, Tell, silent
 from manynet.run._folder import cores, fresh_folder, is_run, saved_config
+from manynet.run._launch import help_launched
 from manynet.run._result import RunResult, Trained
 from manynet.run._run import (
     export_verb,
@@ -22,6 +23,7 @@ __all__ = [
     "export_verb",
     "extract_verb",
     "fresh_folder",
+    "help_launched",
     "is_run",
     "report_verb",
     "run",

@@ -44,6 +44,7 @@ __all__ = [
     "check_budget",
     "convert",
     "family_of_one",
+    "help_training",
     "pace_of",
     "threads_for",
     "train_alone",
@@ -179,6 +180,12 @@ def train_family(work: Work, family: Family, plan: Plan) -> Family:
     return family
 
 
+def help_training(work: Work, family: Family, plan: Plan) -> None:
+    """Take this process's share of a training whose first process keeps the folder."""
+    settings = _settings(work, family)
+    _train(work, family, "train the family", epochs=plan.epochs, folder=None, settings=settings)
+
+
 def pace_of(work: Work) -> Pace:
     """Measure how long an epoch and an evaluation take, on a copy of the untrained family."""
     say = work.progress("measure the pace")
@@ -260,7 +267,7 @@ def _train(
     stage: str,
     *,
     epochs: int,
-    folder: Path,
+    folder: Path | None,
     settings: Mapping[str, Any],
     watch: bool = True,
     part: tuple[int, int] = (0, 1),

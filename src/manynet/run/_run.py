@@ -23,6 +23,7 @@ from manynet.run._events import Tell, silent
 from manynet.run._family import convert, pace_of, threads_for, train_family
 from manynet.run._folder import CONFIG, ENVIRONMENT, LOCK, held, is_run, open_folder, saved_config
 from manynet.run._front import find_front, read_front
+from manynet.run._launch import before_training, launched, refuse_launch, send_to_helpers
 from manynet.run._material import Material, from_config
 from manynet.run._members import chosen, export_again, load_member, ship, ship_one, test_figures
 from manynet.run._plan import Plan, plan_for
@@ -30,6 +31,7 @@ from manynet.run._ranking import rank_alone
 from manynet.run._result import RunResult, Trained
 from manynet.run._work import Work, own_state
 from manynet.search import Front, Quality, Record
+from manynet.train import Hardware
 
 __all__ = [
     "export_verb",
@@ -65,9 +67,10 @@ def run_all(
 
 
 def train_verb(config: Config, folder: Path, *, tell: Tell = silent) -> dict[str, Any]:
-    """Make and train the family, and stop there."""
+    """Make and train the family, and stop there; other processes of a launch help."""
+    place = launched()
     with _opened("train", config, folder, tell) as work:
-        family, plan = _trained(work)
+        family, plan = _trained(work, place)
         count = sum(parameter.numel() for parameter in family.parameters())
         return {
             "folder": str(folder),
@@ -181,6 +184,8 @@ def _opened(
     quality: Quality | None = None,
 ) -> Iterator[Work]:
     """Open a new or begun run; a new one that fails before it has computed leaves nothing."""
+    if verb != "train":
+        refuse_launch(verb)
     check_names(config)
     material = material or from_config(config)
     fresh, made = not is_run(folder), [f for f in (folder, folder.parent) if not f.exists()]
@@ -215,6 +220,7 @@ def _reopened(config: Config, folder: Path, tell: Tell, *, verb: str = "") -> It
             f"{folder} holds no trained family yet; finish the training first: "
             f"manynet train {folder}"
         )
+    refuse_launch(verb or "extract")
     check_names(config)
     with held(folder), Diary(folder, verb, tell) as diary:
         work = Work(folder, config, from_config(config), diary.tell if verb else tell)
@@ -236,9 +242,11 @@ def _updated(folder: Path, overrides: Mapping[str, Any]) -> Config:
 # -- stages ------------------------------------------------------------------------------------
 
 
-def _trained(work: Work) -> tuple[Family, Plan]:
-    family = convert(work)
-    plan = plan_for(work.folder, work.config, lambda: pace_of(work))
+def _trained(work: Work, place: Hardware | None = None) -> tuple[Family, Plan]:
+    with before_training(place):
+        family = convert(work)
+        plan = plan_for(work.folder, work.config, lambda: pace_of(work))
+    send_to_helpers(place, work, plan)
     return train_family(work, family, plan), plan
 
 

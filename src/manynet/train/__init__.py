@@ -20,7 +20,7 @@ and `accumulate` in turn is, but for the teacher:
 """
 
 from manynet.train._descend import Descent, descend
-from manynet.train._hardware import Hardware, find_hardware
+from manynet.train._hardware import Hardware, find_hardware, training_alone
 from manynet.train._loop import Progress, Validate
 from manynet.train._relax import Relaxed, relax
 from manynet.train._source import TrainData
@@ -113,5 +113,6 @@ __all__ = [
     "token_loss",
     "train",
     "train_stage",
+    "training_alone",
     "warmed_up",
 ]

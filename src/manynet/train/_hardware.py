@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
-from manynet.errors import InputError, did_you_mean
+from manynet.errors import InputError, TrainingError, did_you_mean
 from manynet.family import Family
 
-__all__ = ["Hardware", "find_hardware"]
+__all__ = ["Hardware", "find_hardware", "training_alone"]
+
+T = TypeVar("T")
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BUCKET_BYTES = 64 * 2**20
@@ -51,6 +56,16 @@ class Hardware:
             for tensor in family.state_dict().values():
                 distributed.broadcast(tensor.detach(), 0)
 
+    def from_first(self, value: T) -> T:
+        """Return what the first process has; the others wait for it, a week if need be."""
+        if self.processes == 1:
+            return value
+        values: list[Any] = [value]
+        group = _patient_group()
+        distributed.broadcast_object_list(values, 0, group=group, device=torch.device("cpu"))
+        found: T = values[0]
+        return found
+
     @torch.no_grad()
     def average(self, family: Family, losses: Tensor) -> None:
         """Average a step's gradients, statistics and losses over the processes, in place.
@@ -74,11 +89,39 @@ class Hardware:
     def _average(self, tensors: Sequence[Tensor]) -> None:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            distributed.all_reduce(flat)
+            try:
+                distributed.all_reduce(flat)
+            except RuntimeError as error:
+                raise TrainingError(
+                    "another process of this training is gone "
+                    f"({str(error).splitlines()[0]}); start all of them again: they go on from the "
+                    "newest checkpoint"
+                ) from error
             flat /= self.processes
             parts = torch.split(flat, [tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+
+def _patient_group() -> Any:
+    """Return a group of all processes whose members wait long for each other."""
+    if not _patient:
+        _patient.append(distributed.new_group(backend="gloo", timeout=timedelta(days=7)))
+    return _patient[0]
+
+
+_patient: list[Any] = []
+_alone: ContextVar[bool] = ContextVar("_alone", default=False)
+
+
+@contextmanager
+def training_alone() -> Iterator[None]:
+    """Train in this process alone for a while, whatever it was launched by."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -116,7 +159,7 @@ def find_hardware(
         raise InputError(f"precision {kind!r} is unknown{did_you_mean(kind, DTYPES)}")
     if kind == "fp16" and place.type == "cpu":
         raise InputError('precision="fp16" needs a GPU, and this runs on the CPU; try "bf16"')
-    parallel = distributed.is_available() and distributed.is_initialized()
+    parallel = distributed.is_available() and distributed.is_initialized() and not _alone.get()
     return Hardware(
         place,
         kind,

@@ -125,14 +125,18 @@ class Loop:
                 family.train(was_training)
 
     def _begin(self, resume: bool) -> None:
-        """Load the newest checkpoint, if there is one, and the log up to it."""
+        """Load the newest checkpoint, if there is one, and the log up to it.
+
+        The first process reads it, and the others get it from there: they may have no such file.
+        """
         run, folder = self.run, self.files.checkpoints
         if folder is not None and not resume and checkpoints_in(folder):
             raise InputError(
                 f"{folder} holds checkpoints, and resume is False; choose a new folder, "
                 "remove this one, or resume"
             )
-        state = load_newest(folder) if folder is not None else None
+        reads = folder is not None and run.hardware.first
+        state = run.hardware.from_first(load_newest(folder) if folder and reads else None)
         if state is not None:
             self._check_settings(state["settings"])
             run.load_state_dict(state)
