@@ -25,7 +25,7 @@ from manynet._version import __version__
 if TYPE_CHECKING:
     from manynet import errors
     from manynet._apply import bind
-    from manynet._masks import hold, masks_of, pack_masks
+    from manynet._masks import hold, lift, masks_of, pack_masks, prune
     from manynet._settle import settle
     from manynet.bindings import Binding
     from manynet.cost import (
@@ -42,9 +42,12 @@ if TYPE_CHECKING:
         kv_cache_bytes,
         latency,
         latency_table,
+        live_macs,
         macs,
+        nonzeros,
         parameters,
         peak_memory,
+        sparse_bytes,
         token_latency,
     )
     from manynet.cost import bytes as bytes_
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
         quantize,
         verify,
     )
-    from manynet.elastic import elastic, elastic_bits
+    from manynet.elastic import compact, cut, elastic, elastic_bits, replace_head
     from manynet.family import Family, Report
     from manynet.models.build import build
     from manynet.models.load import load
@@ -86,8 +89,10 @@ if TYPE_CHECKING:
         DistillTokens,
         Fixed,
         Objective,
+        Prune,
         Sampler,
         Sandwich,
+        Shrink,
         Task,
         TaughtBy,
         TrainingLog,
@@ -116,12 +121,14 @@ __all__ = [
     "Manifest",
     "Metric",
     "Objective",
+    "Prune",
     "RayWorkers",
     "Record",
     "Report",
     "RunResult",
     "Sampler",
     "Sandwich",
+    "Shrink",
     "Space",
     "Store",
     "Strategy",
@@ -139,7 +146,9 @@ __all__ = [
     "bytes_",
     "calibrate",
     "check_manifest",
+    "compact",
     "cost",
+    "cut",
     "describable",
     "elastic",
     "elastic_bits",
@@ -152,6 +161,8 @@ __all__ = [
     "kv_cache_bytes",
     "latency",
     "latency_table",
+    "lift",
+    "live_macs",
     "load",
     "load_data",
     "load_program",
@@ -160,15 +171,19 @@ __all__ = [
     "macs",
     "masks_of",
     "metric",
+    "nonzeros",
     "pack_masks",
     "parameters",
     "peak_memory",
     "perplexity",
+    "prune",
     "quantize",
+    "replace_head",
     "run",
     "run_config",
     "search",
     "settle",
+    "sparse_bytes",
     "token_latency",
     "token_loss",
     "train",
@@ -179,7 +194,7 @@ __all__ = [
 _ROOMS = {
     "_apply": ("bind",),
     "_settle": ("settle",),
-    "_masks": ("hold", "masks_of", "pack_masks"),
+    "_masks": ("hold", "lift", "masks_of", "pack_masks", "prune"),
     "bindings": ("Binding",),
     "cost": (
         "Cost",
@@ -195,9 +210,12 @@ _ROOMS = {
         "kv_cache_bytes",
         "latency",
         "latency_table",
+        "live_macs",
         "macs",
+        "nonzeros",
         "parameters",
         "peak_memory",
+        "sparse_bytes",
         "token_latency",
     ),
     "data": ("Data", "load_data"),
@@ -213,7 +231,7 @@ _ROOMS = {
         "quantize",
         "verify",
     ),
-    "elastic": ("elastic", "elastic_bits"),
+    "elastic": ("compact", "cut", "elastic", "elastic_bits", "replace_head"),
     "family": ("Family", "Report"),
     "models": ("build", "load"),
     "report": ("write_report",),
@@ -237,8 +255,10 @@ _ROOMS = {
         "DistillTokens",
         "Fixed",
         "Objective",
+        "Prune",
         "Sampler",
         "Sandwich",
+        "Shrink",
         "Task",
         "TaughtBy",
         "TrainingLog",

@@ -52,6 +52,7 @@ def _to_json(family: Family) -> dict[str, object]:
         "versions": {"manynet": __version__, "torch": torch.__version__},
         "source": family.source,
         "structure": structure(family.shared),
+        **({"cuts": family.cuts} if family.cuts else {}),
         "training": family.training,
         "space": family.space.to_json(),
         "axes": [[axis.name, axis.size, axis.anchor] for axis in table.axes],
@@ -75,10 +76,15 @@ def _to_json(family: Family) -> dict[str, object]:
     }
 
 
-def structure(model: nn.Module) -> str:
-    """Return a fingerprint of the module tree: its paths, classes and shapes of tensors."""
+def structure(model: nn.Module, shaped: Mapping[str, Tensor] | None = None) -> str:
+    """Return a fingerprint of the module tree: its paths, classes and shapes of tensors.
+
+    Tensors in `shaped` give their shapes to those of their names.
+    """
+    shaped = shaped or {}
     lines = [f"{path} {type(module).__qualname__}" for path, module in model.named_modules()]
-    lines += [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()]
+    own = model.named_parameters()
+    lines += [f"{name} {tuple(shaped.get(name, p).shape)}" for name, p in own]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -124,7 +130,8 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
     Args:
         folder: where `Family.save` wrote.
         model: a network of the same class and shapes as the one that the family was made of; its
-            weights are overwritten, and the family owns it from now on.
+            weights are overwritten, and the family owns it from now on. What the family has lost
+            since by `manynet.elastic.cut` is taken from it.
 
     Raises:
         StorageError: a file is missing, truncated, damaged or not of a family.
@@ -133,12 +140,15 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
     folder = Path(folder)
     data = _read(folder)
     tensors = _read_tensors(folder / "family.safetensors")
-    if structure(model) != data["structure"]:
+    cuts = data.get("cuts", {})
+    if structure(model, tensors if cuts else {}) != data["structure"]:
         raise InputError(
             f"the family in {folder} was made of another network than this "
             f"{type(model).__name__}: classes or shapes differ; build the model as it was built "
             "for the family"
         )
+    if cuts:
+        _take_shapes(model, tensors)
     try:
         extra: dict[str, Tensor] = {n: nn.Parameter(tensors[n]) for n in data["extra"]}
         extra |= {name: tensors[name] for name in data.get("buffers", ())}
@@ -150,6 +160,9 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
             example_inputs=tuple(_example(x) for x in data["example_inputs"]),
             source=data["source"],
         )
+        if cuts:
+            family.cut_to(family.space, family.blueprint, {})
+        family.cuts.update({name: tuple(map(int, kept)) for name, kept in cuts.items()})
         choices = family.space.choices
         for name, places in data["members"].items():
             values = {c.name: c.values[i] for c, i in zip(choices, places, strict=True)}
@@ -162,6 +175,13 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
         ) from error
     family.load_state_dict(tensors)
     return family.train(bool(data["training"]))
+
+
+def _take_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the tensors of a network that was cut after it was built the shapes in the file."""
+    for name, own in [*model.named_parameters(), *model.named_buffers()]:
+        if name in tensors and tensors[name].shape != own.shape:
+            own.data = torch.empty_like(tensors[name], device=own.device)
 
 
 def _blueprint(data: Mapping[str, Any]) -> Blueprint:

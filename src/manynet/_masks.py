@@ -13,7 +13,7 @@ from manynet._blueprint import Blueprint
 from manynet.bindings.axes import axes_of
 from manynet.bindings.bits import Bits
 from manynet.bindings.hold import Hold
-from manynet.bindings.mask import Mask, TopK
+from manynet.bindings.mask import Mask, TopK, all_but_smallest
 from manynet.bindings.operation import ByArch, evaluate, sources_of, walk
 from manynet.bindings.pack import pack
 from manynet.bindings.protocol import Binding
@@ -22,7 +22,16 @@ from manynet.errors import InputError
 from manynet.family import Family
 from manynet.space import Arch, Value
 
-__all__ = ["hold", "mask_scores", "masks_of", "own_and_shared", "pack_masks"]
+__all__ = [
+    "fixed_masks",
+    "hold",
+    "lift",
+    "mask_scores",
+    "masks_of",
+    "own_and_shared",
+    "pack_masks",
+    "prune",
+]
 
 
 @torch.no_grad()
@@ -204,6 +213,92 @@ def _each(value: Any, family: Family, extra: dict[str, Tensor]) -> Any:
         same = all(new is old for new, old in zip(items, value, strict=True))
         return value if same else items
     return _packed(value, family, extra)
+
+
+def fixed_masks(family: Family) -> dict[str, str]:
+    """Return the shared weights that a fixed mask lies on, each with the name of its mask.
+
+    Raises:
+        InputError: there are none.
+    """
+    shared, found = family.state_dict(), dict[str, str]()
+    for mask in _masks(family).values():
+        pair = [b.source for b in (mask.weight, mask.keep) if isinstance(b, Slice)]
+        if len(pair) == 2 and all(isinstance(name, str) for name in pair):
+            weight, keep = map(str, pair)
+            if shared[keep].dtype == torch.bool:
+                found[weight] = keep
+    if not found:
+        raise InputError(
+            "no weight of the family has a fixed mask; bind the weights with "
+            "manynet.bindings.recipes.prunable()"
+        )
+    return found
+
+
+@torch.no_grad()
+def prune(
+    family: Family, share: float | None = None, *, left: int | None = None, sticky: bool = False
+) -> int:
+    """Mask the smallest of all weights that have a fixed mask, by one threshold for all layers.
+
+    Of `n` weights, exactly `int(share * n)` are masked, where the product is rounded first; of
+    equal ones the first. Those that were masked before take part with the value that is stored for
+    them, so they may come back.
+
+    Args:
+        family: its weights are bound with `manynet.bindings.recipes.prunable()`.
+        share: of the weights that are masked then. Give it or `left`.
+        left: how many weights are left.
+        sticky: what was masked stays so, and comes first.
+
+    Returns:
+        how many weights are masked now.
+
+    Raises:
+        InputError: the numbers do not fit, or the family has no fixed masks.
+
+    Example:
+        >>> from manynet import bind
+        >>> from manynet.bindings.recipes import prunable
+        >>> family = bind(torch.nn.Linear(4, 5), "weight", prunable())
+        >>> prune(family, 0.7), int((family.extract({}).weight == 0).sum())
+        (14, 14)
+    """
+    shared, names = family.state_dict(), fixed_masks(family)
+    sizes = torch.cat([shared[name].detach().abs().flatten() for name in names])
+    total = len(sizes)
+    if (
+        (share is None) == (left is None)
+        or not 0 <= (share or 0) <= 1
+        or not 0 <= (left or 0) <= total
+    ):
+        raise InputError(
+            f"prune(share={share}, left={left}): give a share from 0 to 1, or how many of the "
+            f"{total} weights are left"
+        )
+    count = total - left if left is not None else int(round((share or 0) * total, 6))
+    if sticky:
+        masked = torch.cat([~shared[keep].flatten() for keep in names.values()])
+        sizes = sizes.masked_fill(masked, -1.0)
+        count = max(count, int(masked.sum()))
+    kept = all_but_smallest(sizes, count)
+    parts = kept.split([shared[name].numel() for name in names])
+    for keep, part in zip(names.values(), parts, strict=True):
+        shared[keep].copy_(part.view_as(shared[keep]))
+    return count
+
+
+@torch.no_grad()
+def lift(family: Family) -> None:
+    """Take all fixed masks off: every weight counts and trains again.
+
+    Raises:
+        InputError: the family has no fixed masks.
+    """
+    shared = family.state_dict()
+    for keep in fixed_masks(family).values():
+        shared[keep].fill_(True)
 
 
 def _masks(family: Family) -> dict[str, Mask]:

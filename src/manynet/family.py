@@ -89,14 +89,13 @@ class Family:
         self.cache_bytes: int | None = None
         """How much the copied weights of members kept for reuse may take. None: a tenth of the
         shared weights (at least 16 MiB) while training, twice them (at least 1 GiB) otherwise."""
+        self.cuts: dict[str, tuple[int, ...]] = {}
+        """Which positions of the axes are left that `manynet.elastic.cut` has cut for good."""
         self._given_up = _give_up(shared, blueprint.bindings)
-        self._skeleton = Skeleton(shared)
-        self._axes = _elastic_axes(blueprint, space)
         self._gaps = Gaps(shared, blueprint.depths)
         self._inside = _tensors_inside(shared, blueprint.depths)
         self._touched = Touched()
-        self._derived, self._bindings = derived(blueprint.bindings)
-        self._twins = _twins(self._bindings)
+        self._plan()
         self._guard = Guard(dict(self.named_parameters()), self._touched)
         self._tensors: dict[str, Tensor] = {}
         self._cache: dict[Arch, Member] = {}
@@ -104,6 +103,13 @@ class Family:
         self._kept: Member | None = None
         self.clear()
         self._watch()
+
+    def _plan(self) -> None:
+        """Work out from space and blueprint what members are built with."""
+        self._skeleton = Skeleton(self.shared)
+        self._axes = _elastic_axes(self.blueprint, self.space)
+        self._derived, self._bindings = derived(self.blueprint.bindings)
+        self._twins = _twins(self._bindings)
 
     # -- members -----------------------------------------------------------------------------
 
@@ -417,6 +423,26 @@ class Family:
             **self.extra,
         }
         self._bytes = sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def cut_to(self, space: Space, blueprint: Blueprint, kept: Mapping[str, Sequence[int]]) -> None:
+        """Take note that the shared tensors have lost positions; `manynet.elastic.cut` calls it.
+
+        Args:
+            space: what is left of the choices.
+            blueprint: the bindings, with the axes as they are now.
+            kept: the positions that are left of each axis, among those that it had before.
+        """
+        for name, positions in kept.items():
+            before = self.cuts.get(name)
+            self.cuts[name] = tuple(n if before is None else before[n] for n in positions)
+        self.space, self.blueprint = space, blueprint
+        parts = dict(self.shared.named_modules())
+        for follow in blueprint.follows:
+            if follow.path in parts:
+                _set(parts[follow.path], follow, follow.value({}))
+        self.clear()
+        self._plan()
+        self.members = {name: arch for name, arch in self.members.items() if arch in space}
 
     def _watch(self) -> None:
         """Note when a gradient reaches a shared parameter itself, and so all of it."""

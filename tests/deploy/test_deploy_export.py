@@ -234,7 +234,7 @@ def test_a_file_that_disagrees_is_not_written(
     from manynet.deploy import _formats
 
     honest = _formats.to_safetensors
-    monkeypatch.setattr(_formats, "to_safetensors", lambda member: honest(Net()))
+    monkeypatch.setattr(_formats, "to_safetensors", lambda member, **_: honest(Net()))
     with pytest.raises(VerificationError, match="differs from Net"):
         export(net, path, inputs())
     with pytest.raises(VerificationError):

@@ -11,7 +11,7 @@ from manynet.bindings.operation import ByArch, Operation, setting
 from manynet.bindings.protocol import Binding
 from manynet.space import Arch
 
-__all__ = ["Mask", "TopK"]
+__all__ = ["Mask", "TopK", "all_but_smallest"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class TopK(Operation, kind="top_k"):
         """Return the mask, in the type of the scores."""
         size = scores.abs()
         share = float(setting(self.density, arch))
-        hard = _all_but_smallest(size.detach(), int(round((1 - share) * scores.numel(), 6)))
+        hard = all_but_smallest(size.detach(), int(round((1 - share) * scores.numel(), 6)))
         return hard.to(size.dtype) + (size - size.detach())
 
 
-def _all_but_smallest(size: Tensor, count: int) -> Tensor:
+def all_but_smallest(size: Tensor, count: int) -> Tensor:
     """Return which entries are not among the `count` smallest, without sorting and waiting."""
     if not count:
         return torch.ones_like(size, dtype=torch.bool)

@@ -6,7 +6,7 @@ entries; `Integers.weight` gives back exactly the numbers that were rounded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,15 @@ from torch import Tensor
 
 from manynet.errors import InputError
 
-__all__ = ["Integers", "pack", "packed_bytes", "unpack"]
+__all__ = [
+    "Integers",
+    "pack",
+    "pack_sparse",
+    "packed_bytes",
+    "sparse_bytes",
+    "unpack",
+    "unpack_sparse",
+]
 
 
 def pack(integers: Tensor, bits: int) -> Tensor:
@@ -67,6 +75,50 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
 def packed_bytes(count: int, bits: int) -> int:
     """Return how many bytes `count` integers of `bits` bits take."""
     return -(-count * bits // 8)
+
+
+def pack_sparse(tensor: Tensor) -> dict[str, Tensor] | None:
+    """Return a tensor as `bits`, one for each of its numbers, and the `nonzero` ones in order.
+
+    None where that takes as much as the tensor itself, or more.
+
+    Example:
+        >>> parts = pack_sparse(torch.tensor([0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.5]))
+        >>> parts["bits"].tolist(), parts["nonzero"].tolist()
+        ([132], [3.0, 0.5])
+    """
+    flat = tensor.detach().cpu().flatten()
+    alive = flat != 0
+    if _sparse_size(flat, int(alive.sum())) >= flat.nbytes:
+        return None
+    return {"bits": pack(alive, 1), "nonzero": flat[alive]}
+
+
+def unpack_sparse(parts: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+    """Return the tensor that `pack_sparse` was given.
+
+    Raises:
+        InputError: bits, numbers and shape do not fit together.
+    """
+    bits, values = parts["bits"], parts["nonzero"]
+    alive = unpack(bits, 1, torch.Size(shape).numel()).bool()
+    if int(alive.sum()) != values.numel():
+        raise InputError(
+            f"{int(alive.sum())} places are marked, and there are {values.numel()} numbers; the "
+            "file is damaged"
+        )
+    flat = values.new_zeros(alive.shape)
+    flat[alive] = values
+    return flat.view(tuple(shape))
+
+
+def sparse_bytes(tensor: Tensor) -> int:
+    """Return how many bytes a tensor takes as `pack_sparse` gives it, or as it is."""
+    return min(tensor.nbytes, _sparse_size(tensor, int(tensor.count_nonzero())))
+
+
+def _sparse_size(tensor: Tensor, count: int) -> int:
+    return packed_bytes(tensor.numel(), 1) + count * tensor.element_size()
 
 
 def _check(bits: int) -> None:

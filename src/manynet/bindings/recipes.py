@@ -34,6 +34,7 @@ __all__ = [
     "masked",
     "mixed",
     "powered",
+    "prunable",
     "quantized",
     "separated",
     "sharded",
@@ -83,6 +84,20 @@ def masked(
             Mask(weight(site), Route("task", numbers, tuple(scores(site, n) for n in numbers)))
             for site in group.sites
         ]
+
+    return apply
+
+
+def prunable() -> Recipe:
+    """Give each weight a mask of truth values that training leaves alone; all are true at first.
+
+    `manynet.prune` sets them, `manynet.lift` makes them true again.
+    """
+
+    def apply(group: Group) -> list[Binding]:
+        ones = (torch.ones_like(site.tensor, dtype=torch.bool) for site in group.sites)
+        masks = zip(group.sites, ones, strict=True)
+        return [Mask(site.weight, site.buffer("keep", mask, alike=True)) for site, mask in masks]
 
     return apply
 

@@ -19,6 +19,7 @@ from manynet.cost._latency_table import BlockTimes, LatencyTable, Site
 from manynet.cost._memory import peak_memory
 from manynet.cost._predictor import LatencyPredictor, fit_latency
 from manynet.cost._remote import TOKEN, RemoteLatency, packed, unpacked
+from manynet.cost._sparse import live_macs, nonzeros, sparse_bytes
 from manynet.cost._survey import latency_table
 
 __all__ = [
@@ -47,10 +48,13 @@ __all__ = [
     "kv_cache_bytes",
     "latency",
     "latency_table",
+    "live_macs",
     "macs",
+    "nonzeros",
     "packed",
     "parameters",
     "peak_memory",
+    "sparse_bytes",
     "token_latency",
     "unpacked",
 ]

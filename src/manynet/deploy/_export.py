@@ -25,8 +25,8 @@ from manynet.errors import InputError, StorageError
 
 __all__ = ["Weights", "export", "export_member"]
 
-Weights = Literal["float", "int4"]
-"""What the weights of linear layers are in an ONNX file."""
+Weights = Literal["float", "int4", "sparse"]
+"""What the weights are in a file: those of linear layers in ONNX, or all in safetensors."""
 
 NAMES: dict[Format, str] = {
     "onnx": "model.onnx",
@@ -68,7 +68,8 @@ def export(
         weights: `"int4"` makes the linear layers of an ONNX file multiply with integers of 4 bits
             (`MatMulNBits`, which ONNX Runtime has). Weights that are quantized keep their own, in
             4 or 8 bits; others are rounded in groups of 32 inputs, and the file is verified
-            against the network with those values. It needs ONNX Runtime to run.
+            against the network with those values. It needs ONNX Runtime to run. `"sparse"` keeps of
+            a safetensors file's tensors with many zeros a bit a number and the other numbers.
         verify: run the file at two batch sizes and compare, see `verify`.
         tolerance: the largest difference allowed.
         dynamic_batch: the file takes any batch size.
@@ -85,15 +86,16 @@ def export(
     Raises:
         VerificationError: the file would not compute what the network computes.
         InputError: the inputs do not fit, the network cannot be traced, an operation is missing, or
-            int4 is asked of another format than ONNX.
+            the format has no such weights.
         StorageError: the file cannot be written.
         MissingExtraError: ONNX is not installed.
     """
     path = Path(path)
     found = format_of(path, format)
-    if weights not in ("float", "int4") or (weights == "int4" and found != "onnx"):
+    if weights != "float" and (weights, found) not in (("int4", "onnx"), ("sparse", "safetensors")):
         raise InputError(
-            f"export(weights={weights!r}) of a {found} file: give 'float', or 'int4' for ONNX"
+            f"export(weights={weights!r}) of a {found} file: give 'float', 'int4' for ONNX, or "
+            "'sparse' for safetensors"
         )
     inputs = as_inputs(example_inputs)
     allowed = tolerance if verify else None
@@ -228,7 +230,8 @@ def _make(
     traced, kind = member, str(format)
     if weights == "int4":
         traced, member, kind = with_integers(member), rounded_member(member), "onnx-int4"
-    data = to_bytes(traced, inputs, format, dynamic_batch=dynamic_batch, opset=opset)
+    sparse = weights == "sparse"
+    data = to_bytes(traced, inputs, format, dynamic_batch=dynamic_batch, opset=opset, sparse=sparse)
     if tolerance is None:
         return data, FileRecord.of(name, kind, data)
     difference = difference_of(

@@ -27,7 +27,7 @@ from manynet._inputs import (
     tensors_in,
     with_batch,
 )
-from manynet.bindings.pack import Integers
+from manynet.bindings.pack import Integers, pack_sparse, unpack_sparse
 from manynet.bindings.stored import integers_of
 from manynet.deploy._pairs import put_integers, whole_integers, with_pairs
 from manynet.deploy._program import read_program
@@ -50,7 +50,7 @@ __all__ = [
 Format = Literal["onnx", "torch", "safetensors"]
 Runner = Callable[[Inputs], list[Tensor]]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch", ".safetensors": "safetensors"}
-_ALIASES, _PACKED = "manynet_aliases", "manynet_packed"
+_ALIASES, _PACKED, _SPARSE = "manynet_aliases", "manynet_packed", "manynet_sparse"
 _LARGEST_ONNX = 2**31 - 1  # protobuf's own limit
 
 
@@ -70,14 +70,20 @@ def format_of(path: Path | str, format: str | None = None) -> Format:
 
 
 def to_bytes(
-    member: nn.Module, inputs: Inputs, format: Format, *, dynamic_batch: bool, opset: int | None
+    member: nn.Module,
+    inputs: Inputs,
+    format: Format,
+    *,
+    dynamic_batch: bool,
+    opset: int | None,
+    sparse: bool = False,
 ) -> bytes:
     """Return a network as the bytes of a file."""
     if format == "onnx":
         return to_onnx(member, inputs, dynamic_batch=dynamic_batch, opset=opset)
     if format == "torch":
         return to_torch(member, inputs, dynamic_batch=dynamic_batch)
-    return to_safetensors(member)
+    return to_safetensors(member, sparse=sparse)
 
 
 def to_onnx(
@@ -134,12 +140,13 @@ def to_torch(member: nn.Module, inputs: Inputs, *, dynamic_batch: bool = True) -
     return buffer.getvalue()
 
 
-def to_safetensors(member: nn.Module) -> bytes:
+def to_safetensors(member: nn.Module, *, sparse: bool = False) -> bytes:
     """Return the weights and saved buffers as the bytes of a safetensors file, ties once.
 
     Names that share a tensor are in the metadata; `load_weights` gives all of them back. A weight
     that was extracted from a binding that rounds is kept as packed integers, `NAME.packed`, with
-    `NAME.scale` and, by its form, `NAME.zero` or `NAME.offset`.
+    `NAME.scale` and, by its form, `NAME.zero` or `NAME.offset`. With `sparse`, a weight with many
+    zeros is kept as `NAME.bits` and `NAME.nonzero`, where that takes less.
     """
     from safetensors.torch import save
 
@@ -147,6 +154,7 @@ def to_safetensors(member: nn.Module) -> bytes:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     packed: dict[str, object] = {}
+    thin: dict[str, list[int]] = {}
     parameters = dict(member.named_parameters(remove_duplicate=False))
     for name, value in member.state_dict().items():
         if not isinstance(value, Tensor):
@@ -160,12 +168,18 @@ def to_safetensors(member: nn.Module) -> bytes:
             continue
         first[key] = name
         integers = integers_of(parameters[name]) if name in parameters else None
-        if integers is None:
+        parts = pack_sparse(value) if sparse and integers is None else None
+        if parts is not None:
+            thin[name] = list(value.shape)
+            tensors |= {f"{name}.{role}": part for role, part in parts.items()}
+        elif integers is None:
             tensors[name] = value.detach().cpu().contiguous().clone()
         else:
             packed[name] = integers.about()
             tensors |= {f"{name}.{role}": part for role, part in integers.tensors().items()}
     about = {"format": "pt", _ALIASES: json.dumps(aliases), _PACKED: json.dumps(packed)}
+    if thin:
+        about[_SPARSE] = json.dumps(thin)
     return _ordered(save(tensors, about))
 
 
@@ -206,9 +220,12 @@ def _weights_of(data: bytes) -> dict[str, Tensor]:
         about = header.get("__metadata__", {})
         for name, how in json.loads(about.get(_PACKED, "{}")).items():
             tensors[name] = _unpacked(tensors, name, how)
+        for name, shape in json.loads(about.get(_SPARSE, "{}")).items():
+            parts = {role: tensors.pop(f"{name}.{role}") for role in ("bits", "nonzero")}
+            tensors[name] = unpack_sparse(parts, shape)
         aliases = json.loads(about.get(_ALIASES, "{}"))
         return tensors | {name: tensors[first] for name, first in aliases.items()}
-    except (SafetensorError, KeyError, AttributeError) as error:
+    except (SafetensorError, KeyError, AttributeError, InputError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -1,5 +1,12 @@
 """From an existing model to a family: what hangs together, in which order, and what to cut."""
 
+from manynet.elastic._cut import Cutting as Cutting
+from manynet.elastic._cut import axes_in as axes_in
+from manynet.elastic._cut import compact as compact
+from manynet.elastic._cut import cut as cut
+from manynet.elastic._cut import cut_state as cut_state
+from manynet.elastic._cut import dims_of as dims_of
+from manynet.elastic._head import replace_head as replace_head
 from manynet.elastic.convert import elastic as elastic
 from manynet.elastic.importance import BlockImportance as BlockImportance
 from manynet.elastic.importance import Gates as Gates
@@ -15,15 +22,22 @@ from manynet.elastic.removal import remove_blocks as remove_blocks
 
 __all__ = [
     "BlockImportance",
+    "Cutting",
     "Gates",
     "Importance",
     "InputQuantizer",
     "JointImportance",
     "KnownImportance",
     "add_input_quantizers",
+    "axes_in",
+    "compact",
+    "cut",
+    "cut_state",
     "depth_importances",
+    "dims_of",
     "elastic",
     "elastic_bits",
     "importances",
     "remove_blocks",
+    "replace_head",
 ]

@@ -13,7 +13,7 @@ from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, Dim, axes_of, length, positions
 from manynet.elastic._trace import Trace
 
-__all__ = ["permute_axes", "reorder", "reorder_in_place"]
+__all__ = ["Order", "permute_axes", "reorder", "reorder_in_place", "reordered"]
 
 Order = npt.NDArray[np.int64]
 """Which old position stands at each new one; shorter than the axis where some are left out."""
@@ -30,7 +30,7 @@ def reorder(model: nn.Module, trace: Trace, orders: Mapping[Axis, Order]) -> nn.
     """
     moved: dict[str, Tensor] = {}
     for name, tensor in _tensors(model):
-        value = _reordered(tensor, trace.tensors[name], orders)
+        value = reordered(tensor, trace.tensors[name], orders)
         value = tensor.detach().clone() if value is None else value
         if isinstance(tensor, nn.Parameter):
             moved[name] = nn.Parameter(value, requires_grad=tensor.requires_grad)
@@ -57,7 +57,7 @@ def reorder_in_place(model: nn.Module, trace: Trace, orders: Mapping[Axis, Order
         vars(model.get_submodule(path))[name] = {}
     for name, tensor in _tensors(model):
         tensor.grad = None
-        value = _reordered(tensor, trace.tensors[name], orders)
+        value = reordered(tensor, trace.tensors[name], orders)
         if value is not None:
             tensor.data = value
 
@@ -67,9 +67,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
-def _reordered(
-    tensor: Tensor, dims: tuple[Dim, ...], orders: Mapping[Axis, Order]
-) -> Tensor | None:
+def reordered(tensor: Tensor, dims: tuple[Dim, ...], orders: Mapping[Axis, Order]) -> Tensor | None:
     """Return the tensor in another order, in storage of its own; None where its order stays."""
     value = tensor.detach()
     for number, dim in enumerate(dims):

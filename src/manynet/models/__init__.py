@@ -1,5 +1,7 @@
 """Ready networks, networks by name, and families from their folders."""
 
+from manynet.models.atomic import atomic_cnn as atomic_cnn
+from manynet.models.atomic import fold_constants as fold_constants
 from manynet.models.build import build as build
 from manynet.models.cnn import mlp as mlp
 from manynet.models.cnn import small_cnn as small_cnn
@@ -15,4 +17,13 @@ from manynet.models.lora import without_adapters as without_adapters
 from manynet.models.mobile import mobile_cnn as mobile_cnn
 from manynet.models.small_gpt import small_gpt as small_gpt
 
-__all__ = ["build", "conv_macro", "load", "mlp", "mobile_cnn", "small_cnn", "small_gpt"]
+__all__ = [
+    "atomic_cnn",
+    "build",
+    "conv_macro",
+    "load",
+    "mlp",
+    "mobile_cnn",
+    "small_cnn",
+    "small_gpt",
+]

@@ -23,7 +23,7 @@ from manynet.train._descend import Descent, descend
 from manynet.train._hardware import Hardware, find_hardware, training_alone
 from manynet.train._loop import Progress, Validate
 from manynet.train._relax import Relaxed, relax
-from manynet.train._source import TrainData
+from manynet.train._source import TrainData, steps_an_epoch
 from manynet.train._summed import step_times, sum_outputs
 from manynet.train.best import Best
 from manynet.train.bits import BitSchedule, bit_shares
@@ -38,14 +38,17 @@ from manynet.train.estimators import (
     Sparsemax,
     UniformOneHot,
 )
+from manynet.train.events import Event, Moment
 from manynet.train.forces import ForceMatching
 from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
 from manynet.train.only import only
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
 from manynet.train.penalties import Penalty, UniformWeights, moments
+from manynet.train.prune import Prune
 from manynet.train.samplers import Fixed, Sampler, Sandwich, Staircase, Uniform
 from manynet.train.schedules import Schedule, constant, cosine, exponential, linear, warmed_up
+from manynet.train.shrink import ScaledL1, Scales, Shrink, scales_of
 from manynet.train.stage import train_stage
 from manynet.train.step import accumulate
 from manynet.train.tail import DistillTail, last_hidden, showing_hidden_states
@@ -64,20 +67,26 @@ __all__ = [
     "ElasticWeights",
     "Ema",
     "Estimator",
+    "Event",
     "Fixed",
     "ForceMatching",
     "GumbelOneHot",
     "Hardware",
     "Loss",
     "MakeOptimizer",
+    "Moment",
     "Objective",
     "OutputRegulariser",
     "Penalty",
     "Progress",
+    "Prune",
     "Relaxed",
     "Sampler",
     "Sandwich",
+    "ScaledL1",
+    "Scales",
     "Schedule",
+    "Shrink",
     "Softmax",
     "Sparsemax",
     "Staircase",
@@ -107,8 +116,10 @@ __all__ = [
     "parameter_groups",
     "relax",
     "save_checkpoint",
+    "scales_of",
     "showing_hidden_states",
     "step_times",
+    "steps_an_epoch",
     "sum_outputs",
     "token_loss",
     "train",

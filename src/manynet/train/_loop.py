@@ -11,6 +11,8 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from manynet.errors import InputError, TrainingError
 from manynet.family import Family
 from manynet.train._interrupt import uninterrupted
@@ -66,7 +68,12 @@ def settings_of(
         "ema": run.ema.decay if run.ema else None,
         "precision": run.hardware.precision,
         **({} if run.penalty is None else {"penalty": _words(run.penalty)}),
+        **({"events": [_words(event) for event in run.events]} if run.events else {}),
     }
+
+
+_OPTIONAL = ("penalty", "events")
+"""Settings that are left out where a run has none."""
 
 
 def _words(value: object) -> object:
@@ -146,9 +153,11 @@ class Loop:
 
     def _check_settings(self, saved: Mapping[str, object]) -> None:
         own = self.settings
-        other = [key for key in own if key not in saved or saved[key] != own[key]]
+        keys = [*own, *(key for key in _OPTIONAL if key in saved and key not in own)]
+        both = own.keys() & saved.keys()
+        other = [key for key in keys if key not in both or saved[key] != own[key]]
         if other:
-            told = "; ".join(f"{key} was {saved.get(key)!r}, is {own[key]!r}" for key in other)
+            told = "; ".join(f"{key} was {saved.get(key)!r}, is {own.get(key)!r}" for key in other)
             raise InputError(
                 f"{self.files.checkpoints} is of another run: {told}. "
                 "Go on with the same arguments, or choose a new folder"
@@ -195,7 +204,15 @@ class Loop:
         """Validate, write a row and save, where the step just taken calls for it."""
         run, step = self.run, self.run.step
         ends = step % self.source.steps == 0 or step == self.total
+        moment = run.moment(step // self.source.steps, self.total // self.source.steps)
+        events = run.events if step % self.source.steps == 0 else ()
+        with uninterrupted(), torch.no_grad():
+            for event in events:
+                event.before(moment)
         metrics = self._metrics() if ends else {}
+        with uninterrupted(), torch.no_grad():
+            for event in events:
+                event.after(moment)
         with uninterrupted():
             if ends or step % self.log_every == 0:
                 self._write_row(metrics)

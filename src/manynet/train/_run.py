@@ -19,9 +19,10 @@ from manynet.space import Arch
 from manynet.train._hardware import Hardware
 from manynet.train._seeds import seed_all, seed_of
 from manynet.train.ema import Ema
+from manynet.train.events import Event, Moment, cut_again
 from manynet.train.log import Window
 from manynet.train.objectives import Objective
-from manynet.train.penalties import Penalty
+from manynet.train.penalties import Penalty, penalty_at
 from manynet.train.samplers import Sampler, drawn
 from manynet.train.schedules import Schedule
 from manynet.train.step import Dropout, accumulate, largest_first
@@ -51,6 +52,7 @@ class Run:
     ema: Ema | None = None
     dropout: Dropout = "all"
     penalty: Penalty | None = None
+    events: Sequence[Event] = ()
     step: int = 0
     closed: bool = True
     whole: bool = True
@@ -87,7 +89,7 @@ class Run:
             hardware=self.hardware,
             scale=self.scaler.scale if self.scaler else None,
             dropout=self.dropout,
-            penalty=self.penalty,
+            penalty=penalty_at(self.penalty, self.step),
         ).to(torch.float32)
         self.hardware.average(self.family, losses)
         values: list[float] = losses.tolist()
@@ -115,6 +117,10 @@ class Run:
         if self.ema is not None:
             self.ema.update(self.family)
 
+    def moment(self, epoch: int, epochs: int) -> Moment:
+        """Return what the events of an epoch's end see."""
+        return Moment(self.family, self.optimizer, self.ema, epoch, epochs)
+
     def _check(self, values: Sequence[float], archs: Sequence[Arch]) -> None:
         for value, arch in zip(values, archs, strict=True):
             if not math.isfinite(value):
@@ -140,6 +146,7 @@ class Run:
             "step": self.step,
             "closed": self.closed,
             "window": self.window.sums,
+            "cuts": {name: list(kept) for name, kept in self.family.cuts.items()},
             "family": self.family.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -149,6 +156,7 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.family.clear()
+        cut_again(self.moment(0, 0), state.get("cuts", {}))
         self.family.load_state_dict(state["family"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:

@@ -18,10 +18,10 @@ from torch.utils.data import (
 
 from manynet.data import Batch, Data, collate_batches, taker
 from manynet.errors import InputError
-from manynet.train._hardware import Hardware
+from manynet.train._hardware import Hardware, find_hardware
 from manynet.train._seeds import seed_all, seed_of
 
-__all__ = ["Samples", "Source", "TrainData", "source_of"]
+__all__ = ["Samples", "Source", "TrainData", "source_of", "steps_an_epoch"]
 
 Samples = Dataset[tuple[Tensor, ...]]
 
@@ -74,6 +74,16 @@ class Source:
         for seed, indices in keys:
             seed_all(seed)
             yield take(indices, self.hardware.device)
+
+
+def steps_an_epoch(data: TrainData, batch_size: int | None = None) -> int:
+    """Return how many steps `train` takes for one pass over the data.
+
+    Example:
+        >>> steps_an_epoch((torch.zeros(100, 3), torch.zeros(100)), 32)
+        3
+    """
+    return source_of(data, batch_size=batch_size, seed=0, hardware=find_hardware(None, None)).steps
 
 
 def _share(row: Tensor, rank: int, processes: int) -> Tensor:

@@ -13,10 +13,19 @@ from manynet.bindings.quantize import Quantize
 from manynet.errors import InputError
 from manynet.family import Family
 
-__all__ = ["Penalty", "UniformWeights", "moments"]
+__all__ = ["Penalty", "UniformWeights", "moments", "penalty_at"]
 
 Penalty = Callable[[Family], Tensor]
-"""A differentiable function of a family's shared parameters that returns one number."""
+"""A differentiable function of a family's shared parameters that returns one number.
+
+One that goes by the number of the step has `at(step)` too, which returns that step's.
+"""
+
+
+def penalty_at(penalty: Penalty | None, step: int) -> Penalty | None:
+    """Return the penalty of a step, counted from 0."""
+    by_step: Callable[[int], Penalty] | None = getattr(penalty, "at", None)
+    return penalty if by_step is None else by_step(step)
 
 
 def moments(weight: Tensor) -> tuple[Tensor, Tensor]:

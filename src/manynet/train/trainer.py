@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from manynet.train._loop import Files, Loop, Progress, Validate, settings_of
 from manynet.train._run import Run
 from manynet.train._source import TrainData, source_of
 from manynet.train.ema import Ema
+from manynet.train.events import Event
 from manynet.train.log import TrainingLog
 from manynet.train.objectives import Distill, Objective
 from manynet.train.optimizers import MakeOptimizer, make_optimizer
@@ -43,6 +44,7 @@ def train(
     ema: float | None = None,
     dropout: Dropout = "all",
     penalty: Penalty | None = None,
+    events: Sequence[Event] = (),
     batch_size: int | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
@@ -83,6 +85,8 @@ def train(
         dropout: whose dropout and stochastic depth act: `"all"` members', or the `"largest"`'s.
         penalty: a loss of the shared weights themselves, such as `UniformWeights()`, added once a
             step.
+        events: what happens at the end of every epoch, in this order, such as `Shrink(…)` and
+            `Prune(…)`; see `manynet.train.Event`.
         batch_size: samples a step over all processes; 128, or the loader's.
         augment: changes a batch's inputs, once for all members of the step.
         seed: decides every random number of the run.
@@ -115,8 +119,7 @@ def train(
         >>> train(family, data, epochs=2, batch_size=16).steps
         8
     """
-    began = time.monotonic()
-    hardware = find_hardware(precision, device)
+    began, hardware = time.monotonic(), find_hardware(precision, device)
     source = source_of(
         train_data, batch_size=batch_size, seed=seed, hardware=hardware, workers=workers
     )
@@ -136,6 +139,7 @@ def train(
         Ema(family, ema) if ema is not None else None,
         dropout,
         penalty,
+        tuple(events),
     )
     asked = (optimizer, learning_rate, weight_decay, schedule, warmup, log_every, dropout)
     settings = settings_of(run, source, total, asked)
