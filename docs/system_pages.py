@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import math
+from collections import Counter
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -36,6 +37,45 @@ the system's own file, method and proof together; what others can use lies in th
 |---|---|---|---|---|---|---|"""
 
 
+USES = """\
+## What each is made of
+
+The shared parts that each system and its proof import, by room; read from their files. In bold
+those that no other of these systems uses: what it added, or what
+waits for its next user.
+
+| | system | parts |
+|---|---|---|"""
+
+
+def parts_of(system: System) -> dict[str, list[str]]:
+    """Return the names that a system's files import from the other rooms, by room."""
+    module = importlib.import_module(system.module)
+    file = Path(inspect.getfile(module))
+    proof = file.with_name(f"_{file.stem}_proof.py")
+    sources = [one.read_text(encoding="utf-8") for one in (file, proof) if one.is_file()]
+    tree = ast.parse("\n".join(sources).replace("from __future__ import annotations\n", ""))
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        words = node.module.split(".") if isinstance(node, ast.ImportFrom) and node.module else []
+        if words[:1] == ["manynet"] and words[1:2] not in (["systems"], ["errors"]):
+            room = words[1] if len(words) > 1 and not words[1].startswith("_") else "manynet"
+            found.setdefault(room, []).extend(alias.name for alias in node.names)
+    return {room: sorted(set(names)) for room, names in sorted(found.items())}
+
+
+def _uses() -> Iterator[str]:
+    parts = {number: parts_of(system) for number, system in built().items()}
+    users = Counter((r, n) for found in parts.values() for r, names in found.items() for n in names)
+    for number, found in parts.items():
+        rooms = []
+        for room, names in found.items():
+            shown = [f"**{n}**" if users[room, n] == 1 else n for n in names]
+            rooms.append(f"*{room}*: {', '.join(shown)}")
+        name = CATALOG[number][0]
+        yield f"| {number:02} | [{name}]({number:02}-{name}.md) | {'; '.join(rooms)} |"
+
+
 def result_of(system: System) -> Result | None:
     """Return the stored result of a system; None if it has not been proved."""
     try:
@@ -46,7 +86,7 @@ def result_of(system: System) -> Result | None:
 
 def index() -> str:
     """Return the page that lists all fifty."""
-    return "\n".join([INTRODUCTION, *map(row, CATALOG)]) + "\n"
+    return "\n".join([INTRODUCTION, *map(row, CATALOG), "", USES, *_uses()]) + "\n"
 
 
 def row(number: int) -> str:

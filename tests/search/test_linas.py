@@ -17,6 +17,7 @@ from test_strategies import CONDITIONAL, CONSTRAINED, judged
 from manynet.errors import InputError, MissingExtraError
 from manynet.search import (
     MLP,
+    NSGA2,
     SVR,
     BoostedTrees,
     Evolve,
@@ -31,6 +32,7 @@ from manynet.search import (
     Store,
     accuracy,
     fitted_by,
+    make_strategy,
     one_shot,
     search,
     weak_nas,
@@ -297,13 +299,27 @@ def test_archs_that_are_one_network_are_judged_once() -> None:
             "cost": float(sum(arch.values())),
         }
 
-    for strategy in ("nsga2", partial(QUICK, canonical=ordered)):
+    for strategy in ("nsga2", QUICK, partial(QUICK, canonical=ordered)):
         calls.clear()
         front = search(
             plain_space(4), "score", costs=["cost"], evaluate=evaluate, strategy=strategy,
             evaluations=30, population=6, canonical=ordered,
         )  # fmt: skip
         assert len(calls) == len(set(map(ordered, calls))) == len(front.history) == 30
+
+
+def test_a_search_hands_the_canonical_function_to_strategies_that_take_it() -> None:
+    def ordered(arch: Arch) -> Arch:
+        return Arch(dict(zip(arch, sorted(arch.values()), strict=True)))
+
+    space, given = plain_space(4), {"seed": 0, "population": 6}
+    options = {"regressor": RIDGE, "inner": 100}
+    for factory in (Linas, weak_nas, partial(one_shot, evaluations=20)):
+        made = make_strategy(partial(factory, **options), space, **given, canonical=ordered)
+        asked = made.ask()
+        assert all(ordered(arch) == arch for arch in asked)
+        assert len(asked) == len(set(asked)) > 1
+    assert isinstance(make_strategy("nsga2", space, **given, canonical=ordered), NSGA2)
 
 
 def test_rivals_are_made_of_the_same_parts() -> None:

@@ -18,6 +18,8 @@ from manynet.elastic.importance import importances as importances
 from manynet.elastic.precision import InputQuantizer as InputQuantizer
 from manynet.elastic.precision import add_input_quantizers as add_input_quantizers
 from manynet.elastic.precision import elastic_bits as elastic_bits
+from manynet.elastic.precision import mean_bits as mean_bits
+from manynet.elastic.precision import uniform_arch as uniform_arch
 from manynet.elastic.removal import remove_blocks as remove_blocks
 
 __all__ = [
@@ -38,6 +40,8 @@ __all__ = [
     "elastic",
     "elastic_bits",
     "importances",
+    "mean_bits",
     "remove_blocks",
     "replace_head",
+    "uniform_arch",
 ]

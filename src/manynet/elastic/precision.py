@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +18,15 @@ from manynet.bindings.rounding import best_levels, learned_round
 from manynet.bindings.site import Group
 from manynet.errors import InputError
 from manynet.family import Family, Follow, Note
-from manynet.space import Choice, Space, Value
+from manynet.space import Arch, Choice, Space, Value
 
-__all__ = ["InputQuantizer", "add_input_quantizers", "elastic_bits"]
+__all__ = [
+    "InputQuantizer",
+    "add_input_quantizers",
+    "elastic_bits",
+    "mean_bits",
+    "uniform_arch",
+]
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 LAYERS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -263,3 +270,15 @@ def _follow(group: Group, module: str, choice: str, values: tuple[Value, ...]) -
     group.choice(Choice(choice, values))
     dim: Dim = (Axis(choice, max(int(value) for value in values)),)
     return Follow(module, name, None, dim)
+
+
+def mean_bits(arch: Mapping[str, Any]) -> float:
+    """Return the mean of all bits that an arch chooses, weights' and inputs' alike."""
+    return float(np.mean([int(arch[name]) for name in arch if name.endswith(".bits")]))
+
+
+def uniform_arch(space: Space, bits: int, **forms: Any) -> Arch:
+    """Return the arch that has the same bits and form everywhere; per channel and symmetric."""
+    wanted = {"bits": bits, "per": "channel", "symmetric": True, **forms}
+    roles = {name: name.rpartition(".")[2] for name in space.names}
+    return space.arch({name: wanted[role] for name, role in roles.items() if role in wanted})

@@ -4,7 +4,7 @@ A client gets the member that it can carry; `merge` averages updates of equal, n
 by the parts of the shared tensors that they are of. `federate` simulates all of it in one process.
 """
 
-from manynet.federate._local import Fit, fit, samples_in
+from manynet.federate._local import Fit, fit, put_whole, samples_in
 from manynet.federate._mean import RunningMean
 from manynet.federate._merge import merge
 from manynet.federate._rounds import Client, Round, federate, update_of
@@ -20,6 +20,7 @@ __all__ = [
     "federate",
     "fit",
     "merge",
+    "put_whole",
     "samples_in",
     "split_dirichlet",
     "update_of",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -12,7 +13,7 @@ from manynet.errors import InputError
 from manynet.family import Family
 from manynet.train import Task, TrainData, train
 
-__all__ = ["Fit", "fit", "samples_in"]
+__all__ = ["Fit", "fit", "put_whole", "samples_in"]
 
 
 class Fit(Protocol):
@@ -63,3 +64,22 @@ def samples_in(data: object) -> int:
     if not hasattr(data, "__len__"):
         raise InputError(f"{type(data).__name__} has no length; give data that say how many")
     return len(data)
+
+
+@torch.no_grad()
+def put_whole(family: Family, network: nn.Module) -> None:
+    """Make a family's weights and buffers those of a network of full size, in place.
+
+    Args:
+        family: its largest network has tensors of these names and shapes.
+        network: what a server has trained or merged.
+
+    Example:
+        >>> family, network = Family(nn.Linear(2, 1)), nn.Linear(2, 1)
+        >>> put_whole(family, network)
+        >>> torch.equal(family.shared.weight, network.weight)
+        True
+    """
+    own = dict([*family.shared.named_parameters(), *family.shared.named_buffers()])
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        own[name].copy_(tensor)

@@ -85,7 +85,8 @@ def search(
         context: what stored qualities depend on that cannot be seen from here, such as the
             settings of `calibrate`. The weights and the data of `accuracy` are seen.
         canonical: from an arch to the one that stands for all that are the same network, where
-            more than inactive choices makes them so; none of them is judged twice.
+            more than inactive choices makes them so; none of them is judged twice, and strategies
+            that predict (`"linas"` and its kin) do not count them twice either.
         workers: how many archs to judge at once on this machine through Ray, or `RayWorkers` of a
             cluster; 0 judges in this process. The front is the same. What a clock measures
             (latency, energy) is measured by this process while no worker works.
@@ -131,7 +132,9 @@ def search(
         trusted = isinstance(strategy, str) and canonical is None
         if isinstance(strategy, str) and strategy == "one_shot":
             strategy = functools.partial(one_shot, evaluations=evaluations)
-        proposer = make_strategy(strategy, judge.space, seed=seed, population=population)
+        proposer = make_strategy(
+            strategy, judge.space, seed=seed, population=population, canonical=canonical
+        )
         with judging(judge, crew) as judged_by:
             total = int(min(evaluations, count))
             run = _Run(judge, judged_by, total, progress, trusted, canonical)

@@ -73,8 +73,7 @@ class Linas:
             already in the store is not measured again.
         first: archs of the first population; `population` if None.
         rounds: how many predicted rounds to make; None for as many as the search lasts.
-        canonical: from an arch to the one that stands for all that are the same network, where
-            more than inactive choices makes them so.
+        canonical: as `search` takes it, which hands it on.
 
     Attributes:
         fidelity: of each predicted round, how well its predictions came true.
@@ -275,19 +274,27 @@ class Linas:
         return function
 
 
-def weak_nas(space: Space, *, seed: int = 0, population: int = 50, **options: object) -> Linas:
+def weak_nas(
+    space: Space,
+    *,
+    seed: int = 0,
+    population: int = 50,
+    canonical: Callable[[Arch], Arch] | None = None,
+    **options: object,
+) -> Linas:
     """Return a search that ranks a large random sample by prediction, and measures the best.
 
     Args:
         space: where the archs come from.
         seed: of every random decision.
         population: archs in a round.
+        canonical: as `search` takes it, which hands it on.
         **options: of `Linas`.
 
     Reference: Wu et al. 2021, "Stronger NAS with Weaker Predictors", arXiv 2102.10490. With more
     than one objective the rank is that of the predicted fronts.
     """
-    settings: dict[str, object] = {"engine": Sampled(), **options}
+    settings: dict[str, object] = {"engine": Sampled(), "canonical": canonical, **options}
     return Linas(space, seed=seed, population=population, **settings)  # type: ignore[arg-type]
 
 
@@ -297,6 +304,7 @@ def one_shot(
     seed: int = 0,
     population: int = 50,
     evaluations: int | None = None,
+    canonical: Callable[[Arch], Arch] | None = None,
     **options: object,
 ) -> Linas:
     """Return a search with one predictor, fitted to random archs, and one inner search.
@@ -307,10 +315,11 @@ def one_shot(
         population: archs that the inner search ends with, measured last.
         evaluations: of the whole search; five populations if None. All but the last `population`
             are random.
+        canonical: as `search` takes it, which hands it on.
         **options: of `Linas`.
     """
     first = (5 * population if evaluations is None else evaluations) - population
-    settings: dict[str, object] = {"first": first, "rounds": 1, **options}
+    settings: dict[str, object] = {"first": first, "rounds": 1, "canonical": canonical, **options}
     return Linas(space, seed=seed, population=population, **settings)  # type: ignore[arg-type]
 
 

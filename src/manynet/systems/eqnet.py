@@ -19,33 +19,23 @@ stay. Its convolutions begin with normal weights, whose kurtosis is 3, as those 
 
 from __future__ import annotations
 
-import copy
-import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from manynet.data import Data, crop_and_flip, load_data
-from manynet.deploy import calibrate
-from manynet.elastic import elastic_bits
+from manynet.elastic import mean_bits, uniform_arch
 from manynet.family import Family
-from manynet.models import small_cnn
-from manynet.search import accuracy, fit_quality, search
-from manynet.space import Arch, Space
+from manynet.search import fit_quality, search
+from manynet.space import Arch
 from manynet.systems._condition import Condition
-from manynet.systems._proof import Figures, Proof
+from manynet.systems._eqnet_proof import prove_with
 from manynet.systems._system import System
-from manynet.train import Distill, Staircase, Task, Uniform, UniformWeights, train
+from manynet.train import Distill, Staircase, UniformWeights, train
 
 __all__ = ["SYSTEM", "mean_bits", "search_eqnet", "train_eqnet", "uniform_arch"]
 
-IMAGES, EPOCHS, BATCH, RATE = 10_000, 10, 64, 0.02
-MEMBERS, JUDGED, TEST = 4, 120, 2_000
-BITS, SETTINGS = (2, 3, 4, 6, 8), (8, 6, 4, 3, 2)
+MEMBERS, RATE = 4, 0.02
 PENALTY = UniformWeights(kurtosis=1.0, skewness=1.0)
 """Of 0, 0.1 and 1, the best on validation, with a seed that the proof does not use."""
 
@@ -69,18 +59,6 @@ def train_eqnet(
         "learning_rate": RATE,
     }
     train(family, data, steps=steps, **{**recipe, **options})
-
-
-def mean_bits(arch: Mapping[str, Any]) -> float:
-    """Return the mean of all bits that an arch chooses, weights' and inputs' alike."""
-    return float(np.mean([int(arch[name]) for name in arch if name.endswith(".bits")]))
-
-
-def uniform_arch(space: Space, bits: int, **forms: Any) -> Arch:
-    """Return the arch that has the same bits and form everywhere; per channel and symmetric."""
-    wanted = {"bits": bits, "per": "channel", "symmetric": True, **forms}
-    roles = {name: name.rpartition(".")[2] for name in space.names}
-    return space.arch({name: wanted[role] for name, role in roles.items() if role in wanted})
 
 
 def search_eqnet(
@@ -121,107 +99,6 @@ def search_eqnet(
     return [record.arch for record in sorted(front.history, key=lambda r: -r.quality)]
 
 
-def prove(proof: Proof) -> None:
-    """Compare with the family without each of its two parts, and with a network for each form."""
-    proof.run("eqnet", lambda seed: _family_arm(proof, seed, {}, searched=True))
-    proof.run("no regularization", lambda seed: _family_arm(proof, seed, {"penalty": None}))
-    proof.run("no guidance", lambda seed: _family_arm(proof, seed, {"objective": Task()}))
-    proof.run("alone", lambda seed: _alone_arm(proof, seed))
-
-
-def _family_arm(
-    proof: Proof, seed: int, options: Mapping[str, Any], *, searched: bool = False
-) -> Figures:
-    """Train one family of all forms; judge it in the five uniform settings."""
-    data, family = _data(proof.budget, seed), _family(proof.budget, seed, BITS)
-    steps = _steps(proof.budget)
-    train_eqnet(family, data.train, steps=steps, **_common(seed), **options)
-    found = {f"{b} bits": _judged(family, uniform_arch(family.space, b), data) for b in SETTINGS}
-    more = _searched(proof, family, data, seed) if searched else {}
-    count = sum(p.numel() for p in family.parameters())
-    return _figures(found, more, steps * MEMBERS * BATCH, count)
-
-
-def _alone_arm(proof: Proof, seed: int) -> Figures:
-    """Train a network for each of the settings, each with a fifth of the passes."""
-    data, found, count = _data(proof.budget, seed), {}, 0
-    steps = _steps(proof.budget) * MEMBERS // len(SETTINGS)
-    alone: dict[str, Any] = {"sampler": Uniform(1), "objective": Task(), "penalty": None}
-    for bits in SETTINGS:
-        single = _family(proof.budget, seed, bits)
-        train_eqnet(single, data.train, steps=steps, **_common(seed), **alone)
-        found[f"{bits} bits"] = _judged(single, single.space.largest, data)
-        count += sum(p.numel() for p in single.parameters())
-    return _figures(found, {}, steps * len(SETTINGS) * BATCH, count)
-
-
-def _searched(proof: Proof, family: Family, data: Data, seed: int) -> dict[str, float]:
-    """Return the accuracy of the mixed member found for 4 bits; it is chosen on validation."""
-
-    def judge(arch: Arch) -> float:
-        return _judged(family, arch, data, "val")
-
-    judged = max(24, round(JUDGED * math.sqrt(proof.budget)))
-    archs = search_eqnet(family, judge, bits=4.0, judged=judged, evaluations=1_000, seed=seed)
-    best = max([*archs[:8], uniform_arch(family.space, 4)], key=judge)
-    return {"mixed at 4 bits": _judged(family, best, data), "its mean bits": mean_bits(best)}
-
-
-def _common(seed: int) -> dict[str, Any]:
-    return {"batch_size": BATCH, "augment": crop_and_flip(), "seed": seed, "clip": 5.0}
-
-
-def _steps(budget: float) -> int:
-    return max(MEMBERS, round(math.sqrt(budget) * EPOCHS) * _images(budget) // BATCH)
-
-
-def _images(budget: float) -> int:
-    """Thin images and epochs alike: both by the root of the budget."""
-    return round(math.sqrt(budget) * IMAGES)
-
-
-@functools.cache
-def _data(budget: float, seed: int) -> Data:
-    return load_data("cifar10", limit=round(_images(budget) / 0.9), seed=seed)
-
-
-@functools.cache
-def _pretrained(budget: float, seed: int) -> nn.Module:
-    """Return the float network that all arms of a seed start from."""
-    torch.manual_seed(seed)
-    network = nn.Sequential(nn.AvgPool2d(2), small_cnn(channels=3)).train()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):  # as the paper's networks: PyTorch's default is uniform
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    family = Family(network)
-    options = {**_common(seed), "sampler": Uniform(1), "objective": Task(), "learning_rate": 0.1}
-    train(family, _data(budget, seed).train, epochs=EPOCHS, **options)
-    return network
-
-
-def _family(budget: float, seed: int, bits: int | Sequence[int]) -> Family:
-    """Return the family of all forms, or for one number of bits that of one form."""
-    batch = torch.stack([_data(budget, seed).train[n][0] for n in range(BATCH)])
-    network = copy.deepcopy(_pretrained(budget, seed))
-    one: dict[str, Any] = {"per": "channel", "symmetric": True, "input_symmetric": True}
-    forms = one if isinstance(bits, int) else {}
-    return elastic_bits(network, batch, bits=bits, input_bits=bits, **forms)
-
-
-def _judged(family: Family, arch: Arch, data: Data, part: str = "test") -> float:
-    """Return the accuracy in percent, after recalibrating the member's statistics."""
-    member = calibrate(family.extract(arch).eval(), data.train, batches=8)
-    return 100 * float(accuracy(getattr(data, part), limit=TEST)(member))
-
-
-def _figures(
-    found: Mapping[str, float], more: Mapping[str, float], samples: int, parameters: int
-) -> Figures:
-    low = float(np.mean([found[f"{bits} bits"] for bits in SETTINGS if bits <= 4]))
-    extra = {**found, "2 to 4 bits": low, **more}
-    return Figures(float(np.mean(list(found.values()))), samples, parameters, extra)
-
-
 SYSTEM = System(
     number=27,
     year=2023,
@@ -241,7 +118,7 @@ SYSTEM = System(
     margin=-1.0,
     ours="eqnet",
     baseline="alone",
-    prove=prove,
+    prove=lambda proof: prove_with(proof, train_eqnet, search_eqnet),
     conditions=(
         Condition("eqnet", "no regularization", 0.5, "2 to 4 bits"),
         Condition("eqnet", "no guidance", 0.5, "2 to 4 bits"),

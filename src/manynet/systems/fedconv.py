@@ -18,6 +18,7 @@ public set as FedConv does, shared out among fine-tuning each returned network a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,21 +28,19 @@ from torch import Tensor, nn
 
 from manynet._apply import bind
 from manynet.bindings.convolve import MLR, Slopes, Start, convolved, dilated
-from manynet.bindings.mix import Mix
-from manynet.bindings.protocol import Binding
-from manynet.bindings.site import Group
+from manynet.bindings.weigh import weighed
 from manynet.family import Family
-from manynet.federate import Client, fit, samples_in
+from manynet.federate import Client, fit, put_whole, samples_in
 from manynet.search import accuracy
 from manynet.space import Arch, Value
 from manynet.systems._condition import Condition
 from manynet.systems._fedconv_proof import prove_with
 from manynet.systems._system import System
-from manynet.train import Fixed, Task, train
+from manynet.train import train_best
 
 __all__ = ["SYSTEM", "Settings", "blow_up", "compress", "train_fedconv", "weigh"]
 
-Pair = tuple[Tensor, Tensor]
+Public = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -102,31 +101,13 @@ def weigh(
         how: `start` says whether vectors start at one or at random.
         seed: decides a random start.
     """
-    generator = torch.Generator().manual_seed(seed)
-    total = sum(samples for _, samples in updates)
-    parts = [dict(network.named_parameters()) for network, _ in updates]
-    shares = [samples / total for _, samples in updates]
-
-    def recipe(group: Group) -> list[Binding]:
-        bound: list[Binding] = []
-        for site in group.sites:
-            atoms = tuple(
-                site.buffer(f"client{n}", part[site.name].detach() * share)
-                for n, (part, share) in enumerate(zip(parts, shares, strict=True))
-            )
-            shape = (*site.tensor.shape, len(atoms))
-            tap = how.start == "tap"
-            vectors = torch.ones(shape) if tap else torch.randn(shape, generator=generator)
-            bound.append(Mix(atoms, site.parameter("vectors", vectors.to(site.tensor))))
-        return bound
-
-    return bind(large, "*", recipe)
+    return bind(large, "*", weighed(updates, start=how.start, seed=seed))
 
 
 def train_fedconv(
     family: Family,
     clients: Sequence[Client],
-    public: tuple[Pair, Pair],
+    public: Public,
     *,
     rounds: int,
     how: Settings | None = None,
@@ -157,25 +138,24 @@ def train_fedconv(
     for number in range(rounds):
         rate = max(how.server_rate, how.rate * 0.5 ** (number // 25))
         at = _Round(public, how, rate, seed + 1000 * number)
-        theta = _own(server, largest)
+        theta = server.extract(largest).requires_grad_(True)
         at.tune(theta)
-        _put(server, theta)
+        put_whole(server, theta)
         for arch in small:
             at.best(server, arch, how.kernel_epochs)
         updates: list[tuple[nn.Module, float]] = []
         for place, client in enumerate(clients):
-            member = _own(server, archs[client.name])
-            options: dict[str, Any] = {"batch_size": how.batch_size, "optimizer": _adam(rate)}
-            fit(member, client.data, epochs=how.local_epochs, seed=at.seed + place + 1, **options)
+            member = server.extract(archs[client.name]).requires_grad_(True)
+            fit(member, client.data, **at.options(how.local_epochs, rate, place + 1))
             at.tune(member)
             if archs[client.name] != largest:
                 large = at.dilation(dilations, client.name, theta, member)
-                at.best(large, large.space.largest, how.kernel_epochs)
-                member = _own(large, large.space.largest)
+                at.best(large, Arch({}), how.kernel_epochs)
+                member = large.extract({}).requires_grad_(True)
             updates.append((member, float(samples_in(client.data))))
         mixed = weigh(theta, updates, how, seed=at.seed)
-        at.best(mixed, mixed.space.largest, how.vector_epochs)
-        _put(server, _own(mixed, mixed.space.largest))
+        at.best(mixed, Arch({}), how.vector_epochs)
+        put_whole(server, mixed.extract({}))
     for arch in small:  # once more, for the last weights
         at.best(server, arch, how.kernel_epochs)
     return server
@@ -185,74 +165,37 @@ def train_fedconv(
 class _Round:
     """What the server does with the public set in one round."""
 
-    public: tuple[Pair, Pair]
+    public: Public
     how: Settings
     rate: float
     seed: int
 
+    def options(self, epochs: int, rate: float, place: int = 0) -> dict[str, Any]:
+        """Return how anything is trained in this round."""
+        adam = functools.partial(torch.optim.Adam, lr=rate)
+        own = {"batch_size": self.how.batch_size, "seed": self.seed + place}
+        return {"epochs": epochs, "optimizer": adam, **own}
+
     def tune(self, network: nn.Module) -> None:
         """Train a whole network."""
         if self.how.server_epochs:
-            options: dict[str, Any] = {"optimizer": _adam(self.how.server_rate), "seed": self.seed}
-            options |= {"epochs": self.how.server_epochs, "batch_size": self.how.batch_size}
-            fit(network, self.public[0], **options)
+            how = self.options(self.how.server_epochs, self.how.server_rate)
+            fit(network, self.public[0], **how)
 
     def best(self, family: Family, arch: Arch, epochs: int) -> None:
         """Train what a family does not hold, through one member; keep the best epoch."""
-        score, best, kept = accuracy(self.public[1]), -1.0, dict[str, Tensor]()
-        free = {name: p for name, p in family.named_parameters() if p.requires_grad}
-
-        def validate(family: Family) -> dict[str, dict[str, float]]:
-            nonlocal best, kept
-            found = float(score(family.at(arch)))
-            if found >= best:
-                best, kept = found, {name: p.detach().clone() for name, p in free.items()}
-            return {}
-
-        train(
-            family,
-            self.public[0],
-            sampler=Fixed(arch),
-            objective=Task(),
-            epochs=epochs,
-            seed=self.seed,
-            optimizer=_adam(self.rate),
-            schedule="constant",
-            warmup=0,
-            batch_size=self.how.batch_size,
-            validate=validate,
-        )
-        with torch.no_grad():
-            for name, tensor in kept.items():
-                free[name].copy_(tensor)
+        how = self.options(epochs, self.rate)
+        train_best(family, arch, self.public[0], accuracy(self.public[1]), **how)
 
     def dilation(
         self, known: dict[str, Family], client: str, large: nn.Module, small: nn.Module
     ) -> Family:
         """Return the client's own dilation, kept from round to round, for its new weights."""
-        if client not in known:
-            known[client] = blow_up(large, small, self.how, seed=self.seed + len(known))
+        own = known.get(client) or blow_up(large, small, self.how, seed=self.seed + len(known))
         with torch.no_grad():
             for name, parameter in small.named_parameters():
-                known[client].extra[f"{name}.small"].copy_(parameter)
-        return known[client]
-
-
-def _own(family: Family, arch: Mapping[str, Value]) -> nn.Module:
-    """Return a member with weights of its own that can be trained; those of a family are held."""
-    return family.extract(arch).requires_grad_(True)
-
-
-@torch.no_grad()
-def _put(family: Family, network: nn.Module) -> None:
-    """Make the family's weights those of a network of full size."""
-    own = dict([*family.shared.named_parameters(), *family.shared.named_buffers()])
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        own[name].copy_(tensor)
-
-
-def _adam(rate: float) -> Any:
-    return lambda groups: torch.optim.Adam(groups, lr=rate)
+                own.extra[f"{name}.small"].copy_(parameter)
+        return known.setdefault(client, own)
 
 
 SYSTEM = System(

@@ -23,35 +23,26 @@ the tokens that judge. At no budget here is the text usable.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from manynet import bind
-from manynet.bindings import across, neighbors
+from manynet.bindings import across
 from manynet.bindings.recipes import tied
-from manynet.data import batches
-from manynet.elastic import Gates, KnownImportance, remove_blocks
-from manynet.elastic.importance import block_scores, calibration
 from manynet.errors import InputError
 from manynet.family import Family
-from manynet.search import perplexity
 from manynet.systems._condition import Condition
-from manynet.systems._proof import Figures, Proof
-from manynet.systems._smollm2 import smollm2, wikitext
+from manynet.systems._foldgpt_proof import prove_with
 from manynet.systems._system import System
 from manynet.train import (
     DistillTail,
     Objective,
-    Task,
     TaughtBy,
     TrainingLog,
     Uniform,
     only,
     showing_hidden_states,
-    token_loss,
     train,
 )
 
@@ -59,8 +50,6 @@ __all__ = ["SYSTEM", "cure", "fold"]
 
 RATES: Mapping[str, float] = {"norms": 1e-2, "all": 3e-4}
 """Learning rates of AdamW, chosen on validation text with a seed of no proof."""
-REMOVED, FOLDED, LENGTH = 4, range(8, 20), 256
-GATE_STEPS, CURE_STEPS, JUDGED, LAYERS = 40, 40, 16, "model.layers"
 
 
 def fold(model: nn.Module, groups: Sequence[Sequence[str]], *, inputs: Any = ()) -> Family:
@@ -111,73 +100,6 @@ def cure(
     return log
 
 
-def prove(proof: Proof) -> None:
-    """Compare at equal bytes with plain removal, and each step with doing without it."""
-    bench = _Bench(proof)
-    pairs, strangers = neighbors(FOLDED), [[n, n + len(FOLDED) // 2] for n in FOLDED[:6]]
-    proof.run("foldgpt", lambda seed: bench.arm(seed, "gates", REMOVED, pairs))
-    proof.run("influence", lambda seed: bench.arm(seed, "influence", REMOVED + len(pairs)))
-    proof.run(
-        "labels only", lambda seed: bench.arm(seed, "gates", REMOVED, pairs, Task(token_loss))
-    )
-    proof.run(
-        "strangers folded", lambda seed: bench.arm(seed, "gates", REMOVED, strangers, cured=False)
-    )
-    for by in ("gates", "influence", "random"):
-        arm = partial(bench.arm, by=by, count=REMOVED, cured=False)
-        proof.run(f"{REMOVED} removed by {by}", arm)
-
-
-class _Bench:
-    """What several arms need is made once: the scores of the blocks for a seed."""
-
-    def __init__(self, proof: Proof) -> None:
-        self.steps = proof.share(CURE_STEPS)
-        test: Any = wikitext("test", LENGTH)
-        self.judge = perplexity(test, batch_size=1, limit=max(JUDGED // 2, proof.share(JUDGED)))
-        self.text, self.seen = wikitext("valid", LENGTH), max(LENGTH // 2, proof.share(LENGTH))
-        self.scores = cache(self._scores)
-
-    def _scores(self, seed: int, by: str) -> Mapping[str, float]:
-        """Score the blocks, the first is the least; gates and influence see the same batches."""
-        model, draw = smollm2(), torch.Generator().manual_seed(seed)
-        blocks = [f"{LAYERS}.{n}" for n, _ in model.get_submodule(LAYERS).named_children()]
-        if by == "random":
-            values = torch.rand(len(blocks), generator=draw).tolist()
-            return dict(zip(blocks, values, strict=True))
-        text: Any = wikitext("valid", self.seen)
-        order = torch.randperm(len(text), generator=draw)[:GATE_STEPS]
-        data = calibration(model, list(batches(text, 1, order=order)), None)
-        if by == "influence":
-            return block_scores(data, blocks, by)
-        keep = 1 - REMOVED / len(blocks)
-        return block_scores(data, blocks, Gates(keep=keep, steps=GATE_STEPS))
-
-    def arm(
-        self,
-        seed: int,
-        by: str,
-        count: int,
-        groups: Sequence[Sequence[int]] = ((0,),),
-        objective: Objective | None = None,
-        *,
-        cured: bool = True,
-    ) -> Figures:
-        """Remove, fold and cure; judge at once and in the end."""
-        scores, original = self.scores(seed, by), smollm2()
-        ids = torch.zeros(1, 8, dtype=torch.long)
-        rest = remove_blocks(original, ids, count, importance=KnownImportance(scores))
-        family = fold(rest, [[f"{LAYERS}.{n}" for n in group] for group in groups])
-        more = {"at once": self.judge(family.eval().at({}))}
-        more["stored parameters"] = sum(p.numel() for p in family.parameters())
-        value, seen = more["at once"], GATE_STEPS * (by == "gates")
-        if cured:
-            cure(family, original, self.text, steps=self.steps, objective=objective, seed=seed)
-            value, seen = self.judge(family.at({})), seen + self.steps
-        trained = sum(p.numel() for p in family.parameters() if p.dim() < 2) * cured
-        return Figures(value, seen, trained, more)
-
-
 SYSTEM = System(
     number=28,
     year=2024,
@@ -195,7 +117,7 @@ SYSTEM = System(
     margin=0.0,
     ours="foldgpt",
     baseline="influence",
-    prove=prove,
+    prove=lambda proof: prove_with(proof, fold, cure),
     conditions=(
         Condition("4 removed by gates", "4 removed by influence"),
         Condition("4 removed by gates", "4 removed by random", 0.5, relative=True),

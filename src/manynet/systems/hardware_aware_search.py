@@ -104,14 +104,12 @@ def _graph(arch: Arch) -> tuple[int, ...]:
 
 def prove(proof: Proof) -> None:
     """Compare five searches on Cora and on arxiv."""
-    canonical = {"canonical": Table.canonical}
-    predicted: dict[str, Any] = {"inner": INNER, **canonical}
     arms: Mapping[str, Any] = {
-        "linas": functools.partial(Linas, **predicted),
+        "linas": functools.partial(Linas, inner=INNER),
         "nsga2": "nsga2",
         "random": "random",
-        "one-shot predictor": functools.partial(one_shot, evaluations=EVALUATIONS, **predicted),
-        "weaknas": functools.partial(weak_nas, **predicted),
+        "one-shot predictor": functools.partial(one_shot, evaluations=EVALUATIONS, inner=INNER),
+        "weaknas": functools.partial(weak_nas, inner=INNER),
     }
     tables = {name: Table(name) for name in ("cora", "arxiv")}
     for arm, strategy in arms.items():

@@ -26,26 +26,19 @@ thins is the number of steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import TensorDataset
+from torch import Tensor
 
-from manynet._apply import bind
-from manynet.bindings.hyper import hypernetwork
-from manynet.data import Data, Samples, load_data, permuted
 from manynet.family import Family
-from manynet.space import Arch, Choice, Space, Value
+from manynet.space import Arch, Space, Value
 from manynet.systems._condition import Condition
-from manynet.systems._proof import Figures, Proof
+from manynet.systems._hypernetworks_proof import prove_with
 from manynet.systems._system import System
 from manynet.train import (
-    ElasticWeights,
     Fixed,
     Objective,
     OutputRegulariser,
@@ -57,10 +50,8 @@ from manynet.train import (
 
 __all__ = ["SYSTEM", "Redrawn", "learn_in_turn", "mean_probabilities", "redraw"]
 
-TASKS, STEPS, BATCH, RATE, SIDE, WIDTH = 6, 500, 64, 1e-3, 14, 64
-BETA, STRENGTHS, SPREAD = 0.01, (10.0, 30.0, 100.0), 0.1
-"""Of the regulariser as in the paper; of the springs; of the codes, which is small enough for the
-vectors of the chunks to bring the weights to their size."""
+BETA = 0.01
+"""Of the regulariser, as in the paper."""
 
 
 def learn_in_turn(
@@ -138,116 +129,6 @@ def mean_probabilities(
     return torch.stack(found).mean(0)
 
 
-def prove(proof: Proof) -> None:
-    """Compare with elastic weights, with nothing that keeps, and with a network for each task."""
-    proof.run("hypernetwork", lambda seed: _hyper(proof, seed, BETA))
-    proof.run("elastic weights", lambda seed: _best_springs(proof, seed))
-    proof.run("nothing keeps", lambda seed: _hyper(proof, seed, 0.0))
-    proof.run("six networks", lambda seed: _apart(proof, seed))
-
-
-def network(outputs: int = 10) -> nn.Sequential:
-    """Return the target: 196-64-10, or with a head for each task."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(SIDE**2, WIDTH), nn.ReLU(), nn.Linear(WIDTH, outputs)
-    )
-
-
-def _hyper(proof: Proof, seed: int, beta: float) -> Figures:
-    tasks = _tasks(seed)
-    recipe = hypernetwork(
-        "chunks",
-        condition=Choice("task", tuple(range(TASKS))),
-        hidden=(50,),
-        chunk=1000,
-        chunk_code=16,
-        spread=SPREAD,
-        seed=seed,
-    )
-    torch.manual_seed(seed)
-    family = bind(network(), "*", recipe, together=True)
-    steps = proof.share(STEPS)
-    learn_in_turn(
-        family, [_tensors(task.train) for task in tasks], steps=steps, beta=beta, **_how(seed)
-    )
-    members = [family.extract({"task": number}) for number in range(TASKS)]
-    found = [_judged(m, task.test) for m, task in zip(members, tasks, strict=True)]
-    return _figures(found, steps, sum(p.numel() for p in family.parameters()))
-
-
-def _best_springs(proof: Proof, seed: int) -> Figures:
-    found = {strength: _springs(proof, seed, strength) for strength in STRENGTHS}
-    strength = max(STRENGTHS, key=lambda strength: found[strength].more["validation"])
-    best = found[strength]
-    return replace(best, more={**best.more, "strength": strength})
-
-
-def _springs(proof: Proof, seed: int, strength: float) -> Figures:
-    tasks = _tasks(seed)
-    torch.manual_seed(seed)
-    family = Family(network(10 * TASKS))
-    objective = ElasticWeights(family, strength=strength)
-    steps = proof.share(STEPS)
-    for number, task in enumerate(tasks):
-        objective.objective = Task(_head(number))
-        _train_plain(family, task.train, steps, seed, objective)
-        inputs, labels = _tensors(task.train)
-        objective.hold({}, inputs[:1000], labels[:1000])
-    member = family.extract({})
-    kept, found = (
-        [_judged(member, getattr(task, part), number) for number, task in enumerate(tasks)]
-        for part in ("val", "test")
-    )
-    made = _figures(found, steps, sum(p.numel() for p in family.parameters()))
-    return replace(made, more={**made.more, "validation": float(np.mean(kept))})
-
-
-def _train_plain(family: Family, data: Any, steps: int, seed: int, objective: Objective) -> None:
-    how = {"weight_decay": 0.0, "schedule": "constant", "warmup": 0, **_how(seed)}
-    train(family, data, steps=steps, sampler=Uniform(), objective=objective, **how)
-
-
-def _head(number: int) -> Callable[[Tensor, Tensor], Tensor]:
-    part = slice(10 * number, 10 * number + 10)
-    return lambda logits, labels: functional.cross_entropy(logits[:, part], labels)
-
-
-def _apart(proof: Proof, seed: int) -> Figures:
-    found, count, steps = [], 0, proof.share(STEPS)
-    for number, task in enumerate(_tasks(seed)):
-        torch.manual_seed(seed + number)
-        family = Family(network())
-        _train_plain(family, task.train, steps, seed, Task())
-        found.append(_judged(family.extract({}), task.test))
-        count += sum(p.numel() for p in family.parameters())
-    return _figures(found, steps, count)
-
-
-def _how(seed: int) -> dict[str, Any]:
-    return {"optimizer": "adamw", "learning_rate": RATE, "batch_size": BATCH, "seed": seed}
-
-
-def _tasks(seed: int) -> list[Data]:
-    return permuted(load_data("mnist10k", image_size=SIDE, seed=seed), TASKS, seed=seed)
-
-
-def _tensors(samples: Samples) -> tuple[Tensor, ...]:
-    assert isinstance(samples, TensorDataset)
-    return samples.tensors
-
-
-@torch.no_grad()
-def _judged(member: nn.Module, samples: Samples, head: int = 0) -> float:
-    inputs, labels = _tensors(samples)
-    logits = member.eval()(inputs)[:, 10 * head : 10 * head + 10]
-    return 100 * float((logits.argmax(1) == labels).float().mean())
-
-
-def _figures(found: Sequence[float], steps: int, count: int) -> Figures:
-    more = {f"task {number + 1}": value for number, value in enumerate(found)}
-    return Figures(float(np.mean(found)), steps * TASKS * BATCH, count, more)
-
-
 SYSTEM = System(
     number=19,
     year=2024,
@@ -268,7 +149,7 @@ SYSTEM = System(
     margin=10.0,
     ours="hypernetwork",
     baseline="elastic weights",
-    prove=prove,
+    prove=lambda proof: prove_with(proof, learn_in_turn),
     conditions=(Condition("hypernetwork", "six networks", -5.0),),
     module=__name__,
     example="""\

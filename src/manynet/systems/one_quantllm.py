@@ -21,33 +21,24 @@ at most) and evaluations of the search, of all arms alike.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from manynet.family import Family
-from manynet.fit import average_bits, bit_sizes, fit_low_bit, reset_adapters, weight_rises
-from manynet.search import Repaired, draw_at, lower, perplexity, search
+from manynet.fit import average_bits, bit_sizes, weight_rises
+from manynet.search import Repaired, lower, search
 from manynet.space import Arch
 from manynet.systems._condition import Condition
-from manynet.systems._proof import Figures, Proof
-from manynet.systems._smollm2 import smollm2, wikitext
+from manynet.systems._one_quantllm_proof import prove_with
 from manynet.systems._system import System
-from manynet.train import BitSchedule, Fixed, Sampler, Task, TrainingLog, Uniform, token_loss, train
+from manynet.train import BitSchedule, Sampler, Task, TrainingLog, token_loss, train
 
 __all__ = ["SYSTEM", "search_bits", "train_bits"]
 
-STEPS, BATCH, LENGTH, CYCLES, JUDGED = 60, 2, 96, 4, 16
+BATCH, CYCLES, EVALUATIONS = 2, 4, 60
 RATE = 1e-2
 """Of 0.001 and 0.01, the better on validation text, with a seed and a member of no proof."""
-MEANS = (2.0, 2.25, 2.5, 3.0, 3.5, 4.0)
-EVALUATIONS, DRAWN, SEARCHED = 60, 20, 2.5
-ENDS = (2.0, 2.25, 2.5)
 
 
 def train_bits(
@@ -111,86 +102,6 @@ def search_bits(
     return max(front.history, key=lambda record: sign * record.quality).arch
 
 
-def prove(proof: Proof) -> None:
-    """Compare with shared adapters, with uniform draws, and with adapters trained apart."""
-    proof.run("scheduled", lambda seed: _arm(proof, seed, searched=True))
-    proof.run("shared uniform", lambda seed: _arm(proof, seed, "shared", Uniform()))
-    proof.run("own uniform", lambda seed: _arm(proof, seed, "own", Uniform()))
-    proof.run("apart", lambda seed: _arm(proof, seed, "own", apart=True))
-
-
-@cache
-def _family(adapters: Any) -> Family:
-    ids = torch.zeros(1, 8, dtype=torch.long)
-    family = fit_low_bit(smollm2(), adapters=adapters, example_inputs=(ids,))
-    family.cache_bytes = 0  # a member takes half a gigabyte, and none comes twice
-    return family
-
-
-def _arm(
-    proof: Proof,
-    seed: int,
-    adapters: str = "own",
-    sampler: Sampler | None = None,
-    *,
-    apart: bool = False,
-    searched: bool = False,
-) -> Figures:
-    """Train one family and judge it at six mean widths."""
-    family, text = _family(adapters), wikitext("valid", LENGTH)
-    reset_adapters(family, seed)
-    family.eval().clear()
-    count = proof.share(STEPS)
-    if apart:
-        for number, width in enumerate((2, 3, 4)):
-            only = Fixed(_uniform(family, width))
-            train_bits(family, text, steps=count // 3, sampler=only, seed=3 * seed + number)
-    else:
-        train_bits(family, text, steps=count, sampler=sampler, seed=seed)
-    found = {mean: _judged(proof, family, _member(family, mean)) for mean in MEANS}
-    more = {f"loss at {mean:g} bits": value for mean, value in found.items()}
-    more["mean loss up to 2.5 bits"] = float(np.mean([found[mean] for mean in ENDS]))
-    if searched:
-        more |= _searched(proof, family, seed)
-    trained = sum(p.numel() for p in family.parameters() if p.requires_grad)
-    return Figures(float(np.mean(list(found.values()))), count * BATCH, trained, more)
-
-
-def _uniform(family: Family, width: int) -> Arch:
-    return family.space.arch(dict.fromkeys(family.space.names, width))
-
-
-def _member(family: Family, mean: float, number: int = 0) -> Arch:
-    """Return a fixed member of a mean width."""
-    rng = np.random.default_rng((int(100 * mean), number))
-    return draw_at(family.space, bit_sizes(family), mean, rng)
-
-
-def _judged(proof: Proof, family: Family, arch: Mapping[str, Any]) -> float:
-    text: Any = wikitext("test", 256)
-    limit = max(JUDGED // 4, proof.share(JUDGED))
-    return math.log(perplexity(text, batch_size=1, limit=limit)(family.at(arch)))
-
-
-def _searched(proof: Proof, family: Family, seed: int) -> dict[str, float]:
-    """Search at 2.5 bits on validation text; judge the best and random members on the same."""
-    text: Any = wikitext("valid", 256)
-    rows: Sequence[int] = range(len(text) - 2, len(text))
-    judge = perplexity(torch.utils.data.Subset(text, rows), batch_size=1)
-    evaluations, drawn = proof.share(EVALUATIONS), proof.share(DRAWN)
-    best = search_bits(
-        family, judge, bits=SEARCHED, original=smollm2(), evaluations=evaluations, seed=seed
-    )
-    others = [_member(family, SEARCHED, 1 + n) for n in range(drawn)]
-    losses = [math.log(judge(family.at(arch))) for arch in others]
-    return {
-        "searched at 2.5 bits, validation": math.log(judge(family.at(best))),
-        "random at 2.5 bits, validation": float(np.mean(losses)),
-        "searched at 2.5 bits, test": _judged(proof, family, best),
-        "random at 2.5 bits, test": _judged(proof, family, others[0]),
-    }
-
-
 SYSTEM = System(
     number=3,
     year=2025,
@@ -209,7 +120,7 @@ SYSTEM = System(
     margin=0.05,
     ours="scheduled",
     baseline="shared uniform",
-    prove=prove,
+    prove=lambda proof: prove_with(proof, train_bits, search_bits),
     conditions=(
         Condition("scheduled", "shared uniform", 0.1, "mean loss up to 2.5 bits"),
         *(

@@ -29,46 +29,30 @@ cheap as here, the search by gradients is the slower one.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from manynet.data import batches, load_data
-from manynet.deploy import calibrate
-from manynet.elastic import elastic
 from manynet.family import Family
-from manynet.models import conv_macro
-from manynet.search import accuracy, search
-from manynet.space import Arch
 from manynet.systems._condition import Condition
-from manynet.systems._proof import Figures, Proof
 from manynet.systems._system import System
+from manynet.systems._tanglenas_proof import conv_macro_family, prove_with
 from manynet.train import (
     Descent,
     Dirichlet,
     Estimator,
-    GumbelOneHot,
     Task,
-    Uniform,
     descend,
-    relax,
-    step_times,
-    train,
 )
 
 __all__ = ["SYSTEM", "conv_macro_family", "tangle"]
 
-EPOCHS, BATCH, RATE, DECAY = 100, 64, 0.025, 5e-4
 TRAVEL = 3e-4 * 39_000
 """How far the paper's rate can move a logit in its number of steps."""
-RANDOM, EVOLVED = 100, 100
 RECIPE: Mapping[str, Any] = {
     "objective": Task(),
-    "learning_rate": RATE,
-    "weight_decay": DECAY,
-    "batch_size": BATCH,
+    "learning_rate": 0.025,
+    "weight_decay": 5e-4,
+    "batch_size": 64,
     "clip": 5.0,
 }
 
@@ -93,106 +77,6 @@ def tangle(
     return descend(family, data, steps=steps, **{**RECIPE, **own, **options})
 
 
-def conv_macro_family(seed: int = 0) -> Family:
-    """Return the family of the proof: four widths and four kernels of three values each."""
-    torch.manual_seed(seed)
-    return elastic(
-        conv_macro().train(),
-        torch.zeros(2, 1, 16, 16),
-        width={f"{n}.width": (0.25, 0.5, 1.0) for n in (0, 4, 8, 12)},
-        depth=False,
-        kernel=(3, 5, 7),
-        importance=None,
-        multiple_of=1,
-    )
-
-
-def prove(proof: Proof) -> None:
-    """Compare two estimators with a family trained by sampling and then searched."""
-    proof.run("tanglenas", lambda seed: _tangle_arm(proof, seed, Dirichlet()))
-    proof.run("tanglenas gdas", lambda seed: _tangle_arm(proof, seed, GumbelOneHot()))
-    proof.run("spos random", lambda seed: _spos_arm(proof, seed, "random", RANDOM))
-    proof.run("spos evolution", lambda seed: _spos_arm(proof, seed, "nsga2", EVOLVED))
-
-
-def _tangle_arm(proof: Proof, seed: int, estimator: Estimator) -> Figures:
-    """Search by gradients, then train what was found from the start."""
-    data, family = _data(seed), conv_macro_family(seed)
-    weights, unseen = _halves(data)
-    current: dict[str, float] = {}
-    every = max(1, proof.share(EPOCHS) // 4)
-
-    def watch(step: int, arch: Arch) -> None:
-        if step // _epoch(weights) % every == 0:
-            current[f"validation at step {step}"] = _judged(family, arch, data, data.val)
-
-    options: Any = {"validation": unseen, "estimator": estimator, "seed": seed, "watch": watch}
-    found = tangle(family, weights, steps=_steps(proof, weights), **options)
-    more = {"search seconds": found.seconds, "evaluations": 0, **current}
-    more |= step_times(relax(family), torch.randn(BATCH, 1, 16, 16))
-    return _retrained(proof, seed, found.arch, 2 * found.steps, more)
-
-
-def _spos_arm(proof: Proof, seed: int, strategy: str, evaluations: int) -> Figures:
-    """Train by uniform sampling, search by evaluations, then train what was found."""
-    data, family = _data(seed), conv_macro_family(seed)
-    weights, unseen = _halves(data)
-    began, steps = time.monotonic(), _steps(proof, weights)
-    train(family, weights, steps=steps, sampler=Uniform(1), warmup=0.0, seed=seed, **RECIPE)
-    options: Any = {"strategy": strategy, "evaluations": evaluations, "seed": seed}
-    options["calibrate"] = lambda member: calibrate(member, weights, batches=4)
-    front = search(family.eval(), accuracy(unseen), **options)
-    more = {"search seconds": time.monotonic() - began, "evaluations": float(evaluations)}
-    best = max(front.history, key=lambda record: record.quality)
-    return _retrained(proof, seed, best.arch, steps, more)
-
-
-def _retrained(
-    proof: Proof, seed: int, arch: Arch, steps: int, more: Mapping[str, float]
-) -> Figures:
-    """Train the member from the start on all training data; judge it on the test."""
-    data, family = _data(seed), conv_macro_family(seed)
-    member = family.extract(arch)
-    torch.manual_seed(seed)
-    for module in member.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
-    single = Family(member).train()
-    own = _steps(proof, data.train)
-    train(single, data.train, steps=own, sampler=Uniform(1), warmup=0.0, seed=seed, **RECIPE)
-    size = float(sum(p.numel() for p in single.parameters()))
-    value = 100 * float(accuracy(data.test)(single.eval().extract({})))
-    count = sum(p.numel() for p in family.parameters())
-    return Figures(value, (steps + own) * BATCH, count, {**more, "parameters found": size})
-
-
-def _judged(family: Family, arch: Arch, data: Any, samples: Any) -> float:
-    """Return the accuracy, in percent, of a member with the family's own weights."""
-    member = family.extract(arch).eval()
-    calibrate(member, data.train, batches=8)
-    return 100 * float(accuracy(samples)(member))
-
-
-def _data(seed: int) -> Any:
-    return load_data("digits", image_size=16, validation=0.25, seed=seed)
-
-
-def _halves(data: Any) -> list[Any]:
-    """Return what the weights learn from, and what choices are judged on."""
-    images: Any
-    images, labels = next(iter(batches(data.train, len(data.train))))
-    half = len(labels) // 2
-    return [(images[:half], labels[:half]), (images[half:], labels[half:])]
-
-
-def _epoch(samples: Any) -> int:
-    return (len(samples[1]) if isinstance(samples, tuple) else len(samples)) // BATCH
-
-
-def _steps(proof: Proof, samples: Any) -> int:
-    return proof.share(EPOCHS) * _epoch(samples)
-
-
 SYSTEM = System(
     number=5,
     year=2023,
@@ -212,7 +96,7 @@ SYSTEM = System(
     margin=-0.3,
     ours="tanglenas",
     baseline="spos evolution",
-    prove=prove,
+    prove=lambda proof: prove_with(proof, tangle, RECIPE),
     conditions=(
         Condition("tanglenas", "tanglenas", 0.8, "step ms", "summed outputs step ms", False, True),
         Condition("tanglenas", 0, 0.0, "evaluations", higher_is_better=False),

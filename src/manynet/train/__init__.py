@@ -25,7 +25,7 @@ from manynet.train._loop import Progress, Validate
 from manynet.train._relax import Relaxed, relax
 from manynet.train._source import TrainData, steps_an_epoch
 from manynet.train._summed import step_times, sum_outputs
-from manynet.train.best import Best
+from manynet.train.best import Best, train_best
 from manynet.train.bits import BitSchedule, bit_shares
 from manynet.train.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from manynet.train.continual import ElasticWeights, OutputRegulariser
@@ -123,6 +123,7 @@ __all__ = [
     "sum_outputs",
     "token_loss",
     "train",
+    "train_best",
     "train_stage",
     "training_alone",
     "warmed_up",
