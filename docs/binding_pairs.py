@@ -30,6 +30,7 @@ from manynet.bindings import (
     TopK,
     whole,
 )
+from manynet.bindings.derive import Block
 
 ROWS, COLUMNS = 6, 4
 Make = Callable[["Tensors", Binding], Binding]
@@ -100,12 +101,67 @@ MAKES: dict[str, tuple[str, Make]] = {
     "power": ("the latent numbers", lambda t, b: Power(b, 1.5)),
 }
 
+OTHERS: dict[str, tuple[str, Make]] = {
+    "mask, its mask": ("the mask", lambda t, b: Mask(t.parameter(ROWS, COLUMNS), b)),
+    "hold, its free entries": ("what is free", lambda t, b: Hold(t.parameter(ROWS, COLUMNS), b)),
+    "tie, its scale": (
+        "the scale",
+        lambda t, b: Tie(t.parameter(ROWS, COLUMNS), Block(b, 0, (ROWS, 1))),
+    ),
+    "mix, its coefficients": (
+        "the coefficients",
+        lambda t, b: Mix((t.parameter(2, ROWS, COLUMNS),), Block(b, 0, (2,))),
+    ),
+    "superpose, its shares": (
+        "the shares",
+        lambda t, b: Superpose(
+            t.parameter(ROWS, COLUMNS),
+            ((Axis("rows", ROWS),), (Axis("", COLUMNS, "whole"),)),
+            ("rows",),
+            ((3, ROWS),),
+            (Block(b, 0, (2,)),),
+        ),
+    ),
+    "generate, its code": (
+        "the code",
+        lambda t, b: Generate(
+            Block(b, 0, (COLUMNS,)),
+            (t.parameter(ROWS, COLUMNS), t.parameter(ROWS)),
+            (ROWS, COLUMNS),
+            t.parameter(4, 0),
+        ),
+    ),
+    "quantize, its step": (
+        "the step",
+        lambda t, b: Quantize(t.parameter(ROWS, COLUMNS), 3, "tensor", True, Block(b, 1, (1,))),
+    ),
+    "compand, its height": (
+        "the height",
+        lambda t, b: Compand(
+            t.parameter(ROWS, COLUMNS), Block(b, 1, (1,)), t.parameter(1), "tanh", True
+        ),
+    ),
+    "compand, its width": (
+        "the width",
+        lambda t, b: Compand(
+            t.parameter(ROWS, COLUMNS), t.parameter(1), Block(b, 1, (1,)), "tanh", True
+        ),
+    ),
+}
+"""Operands other than the weight: the binding, what of it is read, and how."""
+
 
 def pair(outer: str, inner: str) -> tuple[Binding, dict[str, Tensor]]:
     """Return `outer` reading through `inner`, `(ROWS, COLUMNS)`, and the tensors they read."""
     tensors = Tensors()
     below = MAKES[inner][1](tensors, tensors.parameter(ROWS, COLUMNS))
-    return MAKES[outer][1](tensors, below), tensors.extra
+    make = (MAKES | OTHERS)[outer][1]
+    return make(tensors, below), tensors.extra
+
+
+def _row(name: str, outer: str, role: str) -> str:
+    counts = [len(pair(name, inner)[1]) for inner in MAKES]
+    return f"| {outer} | {role} | " + " | ".join(map(str, counts)) + " |"
 
 
 def page() -> str:
@@ -121,13 +177,14 @@ def page() -> str:
         "| reads | of | " + " | ".join(MAKES) + " |",
         "|---|---|" + "---|" * len(MAKES),
     ]
-    for outer, (role, _) in MAKES.items():
-        counts = [len(pair(outer, inner)[1]) for inner in MAKES]
-        lines.append(f"| {outer} | {role} | " + " | ".join(map(str, counts)) + " |")
+    lines += [_row(outer, outer, role) for outer, (role, _) in MAKES.items()]
+    other = "Other operands than the weight are read through any binding too:"
+    lines += ["", other, "", *lines[7:9]]
+    lines += [_row(name, name.partition(",")[0], role) for name, (role, _) in OTHERS.items()]
     lines += [
         "",
         "The numbers say how many shared tensors the pair reads, options of a route that the arch",
-        "leaves out included.",
+        f"leaves out included. {(len(MAKES) + len(OTHERS)) * len(MAKES)} pairs are checked.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from manynet.family import Blueprint
 DOCS = Path(__file__).parents[2] / "docs"
 PAIRS = runpy.run_path(str(DOCS / "binding_pairs.py"))
 KINDS = list(PAIRS["MAKES"])
+OUTER = [*KINDS, *PAIRS["OTHERS"]]
 
 
 def network() -> nn.Module:
@@ -41,7 +42,7 @@ def expected(family: Family) -> tuple[Tensor, dict[str, Tensor]]:
     return evaluate(reading, leaves), leaves
 
 
-@pytest.fixture(params=product(KINDS, KINDS), ids="-".join)
+@pytest.fixture(params=product(OUTER, KINDS), ids="-".join)
 def family(request: pytest.FixtureRequest) -> Family:
     return family_of(*request.param)
 

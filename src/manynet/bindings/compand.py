@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,20 +30,30 @@ class Curve:
     Args:
         forward: the function.
         inverse: its inverse.
+        slope: its derivative.
         limit: what it stays below; infinite for one without a limit.
     """
 
     forward: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
     limit: float
 
 
 CURVES = {
-    "arctan": Curve(torch.atan, torch.tan, math.pi / 2),
-    "tanh": Curve(torch.tanh, torch.atanh, 1.0),
-    "softsign": Curve(lambda u: u / (1 + u.abs()), lambda y: y / (1 - y.abs()), 1.0),
+    "arctan": Curve(torch.atan, torch.tan, lambda u: 1 / (1 + u * u), math.pi / 2),
+    "tanh": Curve(torch.tanh, torch.atanh, lambda u: 1 - u.tanh().square(), 1.0),
+    "softsign": Curve(
+        lambda u: u / (1 + u.abs()),
+        lambda y: y / (1 - y.abs()),
+        lambda u: (1 + u.abs()).square().reciprocal(),
+        1.0,
+    ),
     "mu-law": Curve(
-        lambda u: u.sign() * u.abs().log1p(), lambda y: y.sign() * y.abs().expm1(), math.inf
+        lambda u: u.sign() * u.abs().log1p(),
+        lambda y: y.sign() * y.abs().expm1(),
+        lambda u: (1 + u.abs()).reciprocal(),
+        math.inf,
     ),
 }
 """The curves by name."""
@@ -115,9 +126,37 @@ def compand(latent: Tensor, height: Tensor, width: Tensor, *, curve: str = "arct
         >>> compand(torch.tensor([0.5, 1.0]), torch.tensor(1.0), torch.tensor(0.5))
         tensor([0.7854, 1.1071])
     """
-    wide = torch.promote_types(latent.dtype, torch.float32)
-    ratio = latent.to(wide) / width.to(wide)
-    return (height.to(wide) * _curve(curve).forward(ratio)).to(latent.dtype)
+    found: Tensor = _Compand.apply(latent, height, width, _curve(curve))
+    return found
+
+
+class _Compand(torch.autograd.Function):
+    """The weights, and their derivative from the latent numbers alone: nothing else is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, height: Tensor, width: Tensor, curve: Curve) -> Tensor:
+        ctx.curve = curve
+        ctx.save_for_backward(latent, height, width)
+        wide = torch.promote_types(latent.dtype, torch.float32)
+        ratio = latent.to(wide) / width.to(wide)
+        return (height.to(wide) * curve.forward(ratio)).to(latent.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        latent, height, width = ctx.saved_tensors
+        wide = torch.promote_types(latent.dtype, torch.float32)
+        tall, broad, grad = height.to(wide), width.to(wide), grad.to(wide)
+        ratio = latent.to(wide) / broad
+        inner = grad * ctx.curve.slope(ratio) * (tall / broad)
+        own, of_height, of_width, _ = ctx.needs_input_grad
+        return (
+            inner.to(latent.dtype) if own else None,
+            (grad * ctx.curve.forward(ratio)).sum_to_size(height.shape).to(height.dtype)
+            if of_height
+            else None,
+            (-inner * ratio).sum_to_size(width.shape).to(width.dtype) if of_width else None,
+            None,
+        )
 
 
 def expand(

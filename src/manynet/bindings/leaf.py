@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from manynet.bindings.lattice import lattice_of
 from manynet.bindings.operation import full_precision
@@ -186,7 +187,9 @@ class _Compute:
         self.through = through
         self.stand_ins = [s.detach().requires_grad_(s.requires_grad) for s in sources]
         self.trained = [n for n, source in enumerate(sources) if source.requires_grad]
-        self.graph: Tensor | None = None
+        self.graph: GradientEdge | Tensor | None = None
+        """Where gradients enter; the value itself is given up, the member's leaf has it."""
+        self.like = torch.empty(0)
         self.versions: list[int] = []
         """Of the sources, when the graph was built."""
 
@@ -234,11 +237,16 @@ class _Compute:
                 if part.source in reached:  # an operand may be read and yet not used
                     self.touched.add(part)
 
-    def _keep(self, graph: Tensor | None) -> None:
-        self.graph, self.versions = graph, [source._version for source in self.sources]
+    def _keep(self, value: Tensor | None) -> None:
+        self.versions = [source._version for source in self.sources]
+        self.graph = value
+        if value is not None:
+            self.like = torch.empty_like(value, device="meta")
+            if value.grad_fn is not None:
+                self.graph = get_gradient_edge(value)
 
-    def _built(self) -> Tensor:
-        """Return the value with its graph, built anew only where the last one is gone."""
+    def _built(self) -> GradientEdge | Tensor:
+        """Return the graph of the value, built anew only where the last one is gone."""
         if self.graph is None:
             with torch.enable_grad():
                 self._keep(self.value())
@@ -257,8 +265,10 @@ class _Compute:
         """
         if self.graph is not None and self.versions != [s._version for s in self.sources]:
             self.graph = None
-        value = self._built()
-        generator = torch.Generator(value.device).manual_seed(0)
-        probe = torch.rand(value.shape, generator=generator, device=value.device, dtype=value.dtype)
+        self._built()
+        device = self.sources[0].device
+        generator = torch.Generator(device).manual_seed(0)
+        like = self.like
+        probe = torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype)
         found = zip(self.trained, self.gradients(probe + 0.5), strict=True)
         return {self.reading.sources[n]: grad != 0 for n, grad in found if grad is not None}

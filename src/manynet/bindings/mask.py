@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,17 +54,44 @@ class TopK(Operation, kind="top_k"):
 
     def value(self, arch: Arch, scores: Tensor) -> Tensor:
         """Return the mask, in the type of the scores."""
-        size = scores.abs()
         share = float(setting(self.density, arch))
-        hard = all_but_smallest(size.detach(), int(round((1 - share) * scores.numel(), 6)))
-        return hard.to(size.dtype) + (size - size.detach())
+        count = int(round((1 - share) * scores.numel(), 6))
+        hard = all_but_smallest(scores.detach().abs(), count)
+        kept: Tensor = _Straight.apply(scores, hard)
+        return kept
+
+
+class _Straight(torch.autograd.Function):
+    """A mask whose gradient goes to the scores by their signs; nothing but these is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, hard: Tensor) -> Tensor:
+        ctx.save_for_backward(scores)
+        return hard.to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (scores,) = ctx.saved_tensors
+        return grad * scores.sign(), None
 
 
 def all_but_smallest(size: Tensor, count: int) -> Tensor:
     """Return which entries are not among the `count` smallest, without sorting and waiting."""
     if not count:
         return torch.ones_like(size, dtype=torch.bool)
-    last = size.flatten().kthvalue(count).values
+    last = _smallest(size.flatten(), count)
+    if size.device.type == "cpu":  # where counting makes nobody wait
+        above = size > last
+        if int(above.count_nonzero()) == size.numel() - count:
+            return above
     below, equal = size < last, size == last
     rank = equal.flatten().cumsum(0, dtype=torch.int32).view_as(size)
     return ~(below | (equal & (rank <= count - below.sum())))
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """Return the `count`-th smallest; NumPy finds it several times faster on the CPU."""
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        found = np.partition(values.numpy(), count - 1)[count - 1]
+        return torch.as_tensor(found, dtype=values.dtype)
+    return values.kthvalue(count).values
