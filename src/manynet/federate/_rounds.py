@@ -17,7 +17,7 @@ from manynet.federate._merge import merge
 from manynet.federate._update import Update
 from manynet.space import Value
 
-__all__ = ["Client", "Round", "federate", "update_of"]
+__all__ = ["Client", "Round", "draw_round", "federate", "update_of"]
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,9 @@ def federate(
     """
     _check(clients, rounds, share)
     rng = np.random.default_rng(seed)
-    count = max(1, round(share * len(clients)))
     rows = []
     for number in range(rounds):
-        drawn = sorted(rng.choice(len(clients), count, replace=False).tolist())
-        seeds = rng.integers(2**31, size=len(clients)).tolist()
+        drawn, seeds = draw_round(rng, len(clients), share)
         updates, down = [], 0
         for place in drawn:
             client = clients[place]
@@ -124,6 +122,13 @@ def federate(
             progress(row)
         rows.append(row)
     return tuple(rows)
+
+
+def draw_round(rng: np.random.Generator, clients: int, share: float) -> tuple[list[int], list[int]]:
+    """Return the places of those who take part in a round, and a seed for each client."""
+    count = max(1, round(share * clients))
+    drawn = sorted(rng.choice(clients, count, replace=False).tolist())
+    return drawn, rng.integers(2**31, size=clients).tolist()
 
 
 def update_of(family: Family, client: Client, member: nn.Module) -> Update:
