@@ -305,8 +305,8 @@ def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatc
     found = json.loads(out)
     assert found["cores"] >= 1
     assert "cpu" in found["devices"]
-    extras = {"data", "graphs", "language", "onnx", "openvino", "ray", "report", "search"}
-    assert set(found["extras"]) == extras | {"serve", "vision"}
+    extras = {"data", "flower", "graphs", "language", "onnx", "openvino", "ray", "report"}
+    assert set(found["extras"]) == extras | {"search", "serve", "vision"}
     import manynet._doctor as doctor
 
     version = doctor._version

@@ -165,4 +165,6 @@ class Resolver:
                     yield name, axis, reason or ""
                 elif len(flat := flatten(dim)) > 1 and is_frozen(flat[-1:]):
                     reason = next(leaf.reason for leaf in leaves(flat[-1:]))
+                    if reason == "space":  # nobody takes the pixels of a flattened map for a choice
+                        continue
                     yield name, axis, f"groups keep their {flat[-1].size} positions: {reason}"
