@@ -368,6 +368,7 @@ def test_a_killed_driver_is_resumed(tmp_path: Path, two_places: None) -> None:
         if line.strip() == "3":
             break
     driver.kill()
+    driver.stdout.close()
     assert driver.wait() == -signal.SIGKILL
     paid = {e.arch for e in read_entries(tmp_path / "e.sqlite") if e.metric == "accuracy"}
     assert 3 <= len(paid) < 9
