@@ -17,6 +17,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import resource
 import time
 import warnings
@@ -115,7 +116,7 @@ def surveyed(name: str) -> Result:
             continue
         result = judged(settle(model).eval(), inputs, deep=True)
         return {"stage": "family", "class": type(model).__name__, "given": list(named)} | result
-    return {"stage": stage, "reason": errors[0]}
+    return {"stage": stage, "reason": re.sub(r"/\S*/site-packages/", "", errors[0])}
 
 
 def _built(name: str, errors: list[str]) -> Any:

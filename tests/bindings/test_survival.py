@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +16,7 @@ import manynet
 from manynet.bindings import recipes
 from manynet.family import Family
 from manynet.train.ema import Ema
+from processes import run_two
 
 QUICK = ("mask", "generate once", "quantized slice")
 """What is compiled in every run of the tests; the others take a while."""
@@ -309,29 +306,4 @@ distributed.destroy_process_group()
 @pytest.mark.slow
 def test_two_processes_get_the_gradients_of_one() -> None:
     """`DistributedDataParallel` averages what computed members send to the shared gradients."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    program = PROGRAM.format(tests=str(Path(__file__).parent))
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        results = [process.communicate(timeout=100)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0, 0], "\n".join(results)
+    run_two(PROGRAM.format(tests=str(Path(__file__).parent)))

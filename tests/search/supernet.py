@@ -1,11 +1,16 @@
-"""A small family made by hand, and a plain function over a space."""
+"""A family made by hand, a convolutional one with data, and a plain function over a space."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from manynet.elastic import elastic
+from manynet.family import Family
 from manynet.space import Arch, Choice, Space
+
+INPUTS = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+TARGETS = INPUTS.mean((2, 3)).argmax(1)
 
 
 class Supernet:
@@ -44,6 +49,16 @@ def data(samples: int = 40) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(samples, 5, generator=generator)
     return inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+
+
+def conv_family() -> Family:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    return elastic(model, (INPUTS[:2],), width=(0.25, 0.5, 0.75, 1.0))
 
 
 def plain_space(genes: int = 8) -> Space:

@@ -6,27 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from supernet import INPUTS, TARGETS, conv_family
 
 from manynet.cost import macs, parameters
 from manynet.deploy import calibrate
-from manynet.elastic import elastic
 from manynet.family import Family
 from manynet.search import Front, accuracy, search
-
-INPUTS = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-TARGETS = INPUTS.mean((2, 3)).argmax(1)
 
 
 @pytest.fixture
 def family() -> Family:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-    )  # fmt: skip
-    return elastic(model, (INPUTS[:2],), width=(0.25, 0.5, 0.75, 1.0))
+    return conv_family()
 
 
 def run(family: Family, **more: object) -> Front:

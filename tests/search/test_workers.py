@@ -20,12 +20,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from supernet import plain, plain_space
+from supernet import INPUTS, TARGETS, conv_family, plain, plain_space
 from torch import nn
 
 from manynet.cost import Cost, macs, peak_memory
 from manynet.deploy import calibrate
-from manynet.elastic import elastic
 from manynet.errors import InputError, MissingExtraError, WorkerError
 from manynet.family import Family
 from manynet.search import Front, Metric, RayWorkers, Store, accuracy, read_entries, search
@@ -34,25 +33,12 @@ from manynet.search._wire import pack, unpack
 
 ray = pytest.importorskip("ray", reason="needs manynet[ray]; try: pip install 'manynet[ray]'")
 
-INPUTS = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-TARGETS = INPUTS.mean((2, 3)).argmax(1)
-
 
 @pytest.fixture(scope="module")
 def two_places() -> Iterator[None]:
     """Start Ray once for this file; the searches find it in use."""
     with connected(RayWorkers(2), 0):
         yield
-
-
-def conv_family() -> Family:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-    )  # fmt: skip
-    return elastic(model, (INPUTS[:2],), width=(0.25, 0.5, 0.75, 1.0))
 
 
 def calibrated(member: nn.Module) -> nn.Module:

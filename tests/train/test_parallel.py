@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +10,10 @@ from families import copied, mlp_family, rows
 from safetensors.torch import load_file
 
 from manynet.train import Distill, train
+from processes import run_two
 
 PROGRAM = """
-import sys
+import os, sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
@@ -26,7 +23,7 @@ from torch import distributed
 from manynet.train import Distill, train
 
 out, steps, ema = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-rank = int(__import__("os").environ["RANK"])
+rank = int(os.environ["RANK"])
 family = mlp_family(seed=rank, norm=True)   # the second process starts from other weights
 log = train(family, rows(), steps=steps, batch_size=10, learning_rate=0.05, clip=0.5,
             log_every=1, ema=float(ema) or None, objective=Distill(label_smoothing=0.1),
@@ -42,31 +39,8 @@ distributed.destroy_process_group()
 
 
 def two_processes(folder: Path, steps: int, ema: float = 0.0) -> list[dict[str, torch.Tensor]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     program = PROGRAM.format(tests=str(Path(__file__).parent))
-    settings = {
-        "ACCELERATE_USE_CPU": "true",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(folder), str(steps), str(ema)],
-            env={**os.environ, **settings, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in running:
-        _, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
+    run_two(program, str(folder), str(steps), str(ema))
     return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from manynet.errors import InputError
+from manynet.models._stages import stages, stem
 
 __all__ = ["AtomicBlock", "AtomicCNN", "KernelBranch", "atomic_cnn", "fold_constants"]
 
@@ -131,21 +133,13 @@ class AtomicCNN(nn.Module):
         stride: int,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, stride, 1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        )
-        blocks, inputs = [], widths[0]
-        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            for number in range(depth):
-                stride = 2 if stage and not number else 1
-                blocks.append(
-                    AtomicBlock(inputs, width, kernels=kernels, expansion=expansion, stride=stride)
-                )
-                inputs = width
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(inputs, classes)
+        self.stem = stem(channels, widths[0], stride=stride, activation=nn.ReLU)
+
+        def block(inputs: int, width: int, *, stage: int, stride: int) -> nn.Module:
+            return AtomicBlock(inputs, width, kernels=kernels, expansion=expansion, stride=stride)
+
+        self.blocks = nn.Sequential(*chain(*stages(widths[0], widths, depths, block)))
+        self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of `images`."""

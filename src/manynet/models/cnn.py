@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manynet.errors import InputError
+from manynet.models._stages import stages, stem
 
 __all__ = ["ResidualBlock", "SmallCNN", "mlp", "small_cnn"]
 
@@ -68,21 +69,14 @@ class SmallCNN(nn.Module):
         kernels: Sequence[int],
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        )
-        stages = []
-        inputs = widths[0]
-        for number, (width, depth, kernel) in enumerate(zip(widths, depths, kernels, strict=True)):
-            blocks = [ResidualBlock(inputs, width, stride=2 if number else 1, kernel=kernel)]
-            blocks += [ResidualBlock(width, width, kernel=kernel) for _ in range(depth - 1)]
-            stages.append(nn.Sequential(*blocks))
-            inputs = width
-        self.stages = nn.Sequential(*stages)
+        self.stem = stem(channels, widths[0], stride=1, activation=nn.ReLU)
+
+        def block(inputs: int, width: int, *, stage: int, stride: int) -> nn.Module:
+            return ResidualBlock(inputs, width, stride=stride, kernel=kernels[stage])
+
+        self.stages = nn.Sequential(*stages(widths[0], widths, depths, block))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(inputs, classes)
+        self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of `images`."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manynet.errors import InputError
+from manynet.models._stages import stages, stem
 
 __all__ = ["InvertedResidual", "MobileCNN", "mobile_cnn"]
 
@@ -105,26 +106,19 @@ class MobileCNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        stem, *rest = widths
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.SiLU()
-        )
-        stages, inputs = [], stem
-        for number, (width, depth, kernel) in enumerate(zip(rest, depths, kernels, strict=True)):
-            blocks = []
-            for block in range(depth):
-                stride = 2 if number and not block else 1
-                blocks.append(
-                    InvertedResidual(
-                        inputs, width, expansion=expansion, kernel=kernel, stride=stride
-                    )
-                )
-                inputs = width
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(inputs)
+        first, *rest = widths
+        self.stem = stem(channels, first, stride=2, activation=nn.SiLU)
+
+        def block(inputs: int, width: int, *, stage: int, stride: int) -> nn.Module:
+            kernel = kernels[stage]
+            return InvertedResidual(
+                inputs, width, expansion=expansion, kernel=kernel, stride=stride
+            )
+
+        self.stages = nn.Sequential(*stages(first, rest, depths, block))
+        self.norm = nn.BatchNorm2d(widths[-1])
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(inputs, classes)
+        self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of `images`."""
