@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import manynet
-from manynet._family_file import load_family
 from manynet.bindings import recipes
 from manynet.bindings.pack import pack, unpack
 from manynet.bindings.quantize import Quantize
 from manynet.errors import InputError
+from manynet.family.file import load_family
 
 RECIPES = {
     "quantized": recipes.quantized((2, 4)),

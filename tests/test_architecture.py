@@ -27,23 +27,6 @@ LEVELS = (
 )
 # These know nothing of the rooms, so all may import them.
 GROUND = {"errors", "data", "_files", "_inputs", "_version"}
-# Private files at the root that belong to a room.
-PARTS = {
-    "_apply": "family",
-    "_attributes": "family",
-    "_blueprint": "family",
-    "_catalog_terminal": "cli",
-    "_doctor": "cli",
-    "_family_file": "family",
-    "_gaps": "family",
-    "_guard": "family",
-    "_masks": "family",
-    "_member": "family",
-    "_settle": "family",
-    "_skeleton": "family",
-    "_tensor_file": "family",
-    "_terminal": "cli",
-}
 # Neighbors on one level stay apart, but for these: (importer, imported).
 NEIGHBORS = {
     ("family", "bindings"),  # a member is bound to the family's weights
@@ -91,8 +74,7 @@ DEEPEST_NESTING = 3
 
 def room_of(module: str) -> str:
     """Return the room of a module of ours: `manynet.train._loop` is in `train`."""
-    room = (*module.split("."), "")[1]
-    return PARTS.get(room, room)
+    return (*module.split("."), "")[1]
 
 
 def module_of(path: Path) -> str:

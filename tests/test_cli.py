@@ -307,7 +307,7 @@ def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatc
     assert "cpu" in found["devices"]
     extras = {"data", "flower", "graphs", "language", "onnx", "openvino", "ray", "report"}
     assert set(found["extras"]) == extras | {"search", "serve", "vision"}
-    import manynet._doctor as doctor
+    import manynet.cli._doctor as doctor
 
     version = doctor._version
     monkeypatch.setattr(
@@ -321,7 +321,7 @@ def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatc
 def test_the_extras_that_the_doctor_knows_are_those_of_the_package(repository: Path) -> None:
     import tomllib
 
-    from manynet._doctor import EXTRAS
+    from manynet.cli._doctor import EXTRAS
 
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     listed = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import manynet
-from manynet._skeleton import Skeleton
+from manynet.family.skeleton import Skeleton
 
 
 class Block(nn.Module):

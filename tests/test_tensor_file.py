@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load, load_file
 
 import manynet
-from manynet._tensor_file import write_tensors
 from manynet.errors import InputError
+from manynet.family._tensor_file import write_tensors
 
 TYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),

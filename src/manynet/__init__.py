@@ -24,9 +24,6 @@ from manynet._version import __version__
 
 if TYPE_CHECKING:
     from manynet import errors
-    from manynet._apply import bind
-    from manynet._masks import hold, lift, masks_of, pack_masks, prune
-    from manynet._settle import settle
     from manynet.bindings import Binding
     from manynet.cost import (
         Cost,
@@ -66,6 +63,9 @@ if TYPE_CHECKING:
     )
     from manynet.elastic import compact, cut, elastic, elastic_bits, replace_head
     from manynet.family import Family, Report
+    from manynet.family.apply import bind
+    from manynet.family.masks import hold, lift, masks_of, pack_masks, prune
+    from manynet.family.settle import settle
     from manynet.models.build import build
     from manynet.models.load import load
     from manynet.report import write_report
@@ -192,9 +192,9 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "_apply": ("bind",),
-    "_settle": ("settle",),
-    "_masks": ("hold", "lift", "masks_of", "pack_masks", "prune"),
+    "family.apply": ("bind",),
+    "family.settle": ("settle",),
+    "family.masks": ("hold", "lift", "masks_of", "pack_masks", "prune"),
     "bindings": ("Binding",),
     "cost": (
         "Cost",

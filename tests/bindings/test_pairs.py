@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from manynet import Choice, Family, Space
-from manynet._family_file import load_family
 from manynet.bindings.operation import evaluate
 from manynet.family import Blueprint
+from manynet.family.file import load_family
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAIRS = runpy.run_path(str(DOCS / "binding_pairs.py"))

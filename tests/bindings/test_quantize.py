@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import manynet as mn
-from manynet._family_file import load_family
 from manynet.bindings import Quantize, whole
 from manynet.bindings.recipes import quantized
 from manynet.bindings.rounding import best_levels, learned_round
 from manynet.errors import InputError
+from manynet.family.file import load_family
 from manynet.space import Space
 
 ARCH = Space(()).largest

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import manynet as mn
-from manynet._family_file import load_family
 from manynet.bindings.recipes import quantized
 from manynet.cost import bytes as bytes_cost
 from manynet.deploy import export, pack_family
 from manynet.elastic import add_input_quantizers
+from manynet.family.file import load_family
 
 X = torch.randn(5, 24, generator=torch.Generator().manual_seed(0))
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import manynet as mn
-from manynet._family_file import load_family
 from manynet.bindings.recipes import low_rank, masked, prunable
 from manynet.elastic import axes_in, cut, cut_state
 from manynet.errors import InputError
+from manynet.family.file import load_family
 
 X = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import manynet as mn
-from manynet._family_file import load_family
 from manynet.cost import bit_operations
 from manynet.deploy import export, load_weights, onnx_session, to_onnx
 from manynet.elastic import InputQuantizer, add_input_quantizers, elastic_bits
 from manynet.errors import InputError
+from manynet.family.file import load_family
 
 X = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

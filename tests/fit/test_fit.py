@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import manynet as mn
-from manynet._family_file import load_family
 from manynet.errors import InputError
+from manynet.family.file import load_family
 from manynet.fit import fit_dictionary, fit_low_rank
 from manynet.fit._plan import Options, Stack
 from manynet.fit._sites import embedding_parameters

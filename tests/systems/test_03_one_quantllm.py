@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 import manynet as mn
-from manynet._family_file import load_family
 from manynet.bindings import rounded_to_nearest
 from manynet.deploy import export, load_weights, pack_family
 from manynet.errors import BudgetError, InputError
+from manynet.family.file import load_family
 from manynet.fit import (
     average_bits,
     bit_sizes,

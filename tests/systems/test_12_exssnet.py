@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import manynet as mn
-from manynet._family_file import load_family
 from manynet.bindings import Mask, TopK, exclusive, overlap, whole
 from manynet.bindings.operation import evaluate
 from manynet.bindings.recipes import masked
 from manynet.errors import InputError
+from manynet.family.file import load_family
 from manynet.systems.exssnet import SYSTEM, learn_task, task_masks, transfer_scores
 
 ARCHS = [{"task": task} for task in range(3)]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import manynet as mn
-from manynet._family_file import load_family
-from manynet._masks import fixed_masks
 from manynet.elastic import axes_in
+from manynet.family.file import load_family
+from manynet.family.masks import fixed_masks
 from manynet.models import atomic_cnn
 from manynet.systems.supertickets import (
     SYSTEM,

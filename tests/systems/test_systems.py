@@ -50,7 +50,7 @@ ARMS: Arms = {"ours": lambda seed: 0.9 + seed / 100, "plain": lambda seed: 0.8}
 def one(monkeypatch: pytest.MonkeyPatch) -> System:
     system = system_of(ARMS)
     monkeypatch.setattr(module, "built", lambda: {13: system})
-    monkeypatch.setattr("manynet._catalog_terminal.built", lambda: {13: system})
+    monkeypatch.setattr("manynet.cli._systems_terminal.built", lambda: {13: system})
     return system
 
 

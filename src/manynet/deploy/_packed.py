@@ -9,7 +9,6 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from manynet._skeleton import Skeleton
 from manynet.bindings.codes import Codes
 from manynet.bindings.forms import by_value
 from manynet.bindings.operation import ByArch, Operation, operand_values, resolved, walk
@@ -19,6 +18,7 @@ from manynet.bindings.route import Route, Row
 from manynet.bindings.slice import Slice, whole
 from manynet.bindings.unpacked import Unpack
 from manynet.family import Family, Note
+from manynet.family.skeleton import Skeleton
 from manynet.space import Arch, Value
 
 __all__ = ["pack_family"]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from manynet._skeleton import closes_gaps
 from manynet.elastic._axes import Extent, Node, is_frozen, leaves, size_of
 from manynet.elastic._lists import counts_of
 from manynet.elastic._origins import Count
 from manynet.elastic._residual import Call
 from manynet.elastic._run import Run
+from manynet.family.skeleton import closes_gaps
 
 __all__ = ["Block", "blocks_of"]
 

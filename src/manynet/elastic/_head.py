@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, Dim, axes_of, length
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice
 from manynet.elastic._cut import dims_of
 from manynet.errors import InputError
 from manynet.family import Family
+from manynet.family.skeleton import Skeleton
 
 __all__ = ["replace_head"]
 

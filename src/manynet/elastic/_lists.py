@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from manynet._attributes import holders, plain_objects
+from manynet.family.attributes import holders, plain_objects
 
 __all__ = ["WatchedList", "counts_of", "watch_lists"]
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, Dim, axes_of, length, positions
 from manynet.elastic._trace import Trace
+from manynet.family.skeleton import Skeleton
 
 __all__ = ["Order", "permute_axes", "reorder", "reorder_in_place", "reordered"]
 

@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_map_only
 import manynet.elastic._rules_compute
 import manynet.elastic._rules_shape
 import manynet.elastic._rules_values  # noqa: F401  (importing them registers the rules)
-from manynet._attributes import owner
 from manynet.elastic._experts import Experts, propose
 from manynet.elastic._heads import heads_of
 from manynet.elastic._lists import WatchedList, counts_of, watch_lists
@@ -26,6 +25,7 @@ from manynet.elastic._residual import Call, Frame, main_tensor
 from manynet.elastic._rules import Propagation
 from manynet.elastic.adapters import Site, adapter_of, integers
 from manynet.errors import TraceError
+from manynet.family.attributes import owner
 
 __all__ = ["Run", "describe_failure", "watch"]
 

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 import manynet.elastic._rules_vision  # noqa: F401  (importing it registers the rules)
-from manynet._member import caches_tensors
 from manynet.bindings.axes import Axis, Dim
 from manynet.elastic._blocks import Block, blocks_of
 from manynet.elastic._origins import Attribute
 from manynet.elastic._resolve import Resolver
 from manynet.elastic._run import Run, describe_failure, watch
 from manynet.errors import TraceError
+from manynet.family.member import caches_tensors
 
 __all__ = ["Attribute", "Block", "Frozen", "Trace", "trace_model"]
 

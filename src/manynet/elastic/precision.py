@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manynet._apply import bind
 from manynet._inputs import evaluating, positional
 from manynet.bindings.axes import Axis, Dim
 from manynet.bindings.forms import Per, level_tables, quantized
@@ -18,6 +17,7 @@ from manynet.bindings.rounding import best_levels, learned_round
 from manynet.bindings.site import Group
 from manynet.errors import InputError
 from manynet.family import Family, Follow, Note
+from manynet.family.apply import bind
 from manynet.space import Arch, Choice, Space, Value
 
 __all__ = [

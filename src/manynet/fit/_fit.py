@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet._apply import bind
-from manynet._blueprint import Blueprint, Note, Report
 from manynet.bindings import Binding, LowRank, Mix, Tie
 from manynet.bindings.site import Group, Site
 from manynet.errors import InputError
 from manynet.family import Family
+from manynet.family.apply import bind
+from manynet.family.blueprint import Blueprint, Note, Report
 from manynet.fit._allocate import allocate
 from manynet.fit._factor import PCA, root_of, whitened_low_rank
 from manynet.fit._plan import Options, Shape, Stack, even_shape

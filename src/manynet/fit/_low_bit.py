@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from manynet._apply import bind
 from manynet.bindings.codes import Codes, rounded_to_nearest
 from manynet.bindings.forms import by_value
 from manynet.bindings.low_rank import LowRank
@@ -22,6 +21,7 @@ from manynet.bindings.site import Group, Site
 from manynet.bindings.tie import Tie
 from manynet.errors import InputError
 from manynet.family import Family
+from manynet.family.apply import bind
 from manynet.fit._gptq import gptq
 from manynet.fit._sites import blocks_of, projections
 from manynet.fit._watch import input_grams

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from manynet._family_file import load_family, read_source
 from manynet.errors import InputError
 from manynet.family import Family
+from manynet.family.file import load_family, read_source
 from manynet.models.build import build, runs_user_code
 
 __all__ = ["load"]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from manynet._apply import bind
-from manynet._masks import own_and_shared, pack_masks
 from manynet.bindings.recipes import separated
 from manynet.data import Data, load_data, permuted
 from manynet.family import Family
+from manynet.family.apply import bind
+from manynet.family.masks import own_and_shared, pack_masks
 from manynet.search import Metric, accuracy, average_accuracy, forgetting
 from manynet.systems._proof import Figures, Proof
 from manynet.train import train_stage

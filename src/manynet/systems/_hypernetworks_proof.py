@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from manynet._apply import bind
 from manynet.bindings.hyper import hypernetwork
 from manynet.data import Data, Samples, load_data, permuted
 from manynet.family import Family
+from manynet.family.apply import bind
 from manynet.space import Choice
 from manynet.systems._proof import Figures, Proof
 from manynet.train import (

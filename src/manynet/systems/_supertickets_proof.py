@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet._masks import fixed_masks, masks_of
 from manynet.cost import live_macs, macs, nonzeros
 from manynet.data import crop_and_flip, load_data
 from manynet.deploy import calibrate
 from manynet.family import Family
+from manynet.family.masks import fixed_masks, masks_of
 from manynet.models import atomic_cnn
 from manynet.search import accuracy
 from manynet.systems._proof import Figures, Proof

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from manynet._apply import bind
-from manynet._masks import hold, mask_scores, masks_of, own_and_shared
 from manynet.bindings import overlap
 from manynet.bindings.recipes import masked, separated
 from manynet.errors import InputError
 from manynet.family import Family
+from manynet.family.apply import bind
+from manynet.family.masks import hold, mask_scores, masks_of, own_and_shared
 from manynet.search import accuracy, features_of, neighbor_accuracy
 from manynet.systems._condition import Condition
 from manynet.systems._exssnet_proof import prove_with

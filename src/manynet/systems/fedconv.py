@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet._apply import bind
 from manynet.bindings.convolve import MLR, Slopes, Start, convolved, dilated
 from manynet.bindings.weigh import weighed
 from manynet.family import Family
+from manynet.family.apply import bind
 from manynet.federate import Client, fit, put_whole, samples_in
 from manynet.search import accuracy
 from manynet.space import Arch, Value

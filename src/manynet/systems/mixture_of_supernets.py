@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from manynet._apply import bind
 from manynet.bindings.routed import coefficients, routed
 from manynet.data import local_data, sentence_pairs
 from manynet.elastic import elastic
 from manynet.errors import InputError
 from manynet.family import Family
+from manynet.family.apply import bind
 from manynet.models.translator import Translator
 from manynet.search import loss
 from manynet.space import Arch, Space

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from manynet._apply import bind
 from manynet.bindings.recipes import separated
 from manynet.data import local_data, read_molecules
 from manynet.family import Family
+from manynet.family.apply import bind
 from manynet.graphs import EnergyForces, Ponita, RandomlyTurned, turn_error
 from manynet.layers import calibrate_kernels, orientation_grid
 from manynet.search import force_error

@@ -27,11 +27,11 @@ from typing import Any
 
 from torch import nn
 
-from manynet._apply import bind
 from manynet.bindings.recipes import prunable
 from manynet.cost import by_layer
 from manynet.elastic import elastic, replace_head
 from manynet.family import Family
+from manynet.family.apply import bind
 from manynet.models import fold_constants
 from manynet.systems._condition import Condition
 from manynet.systems._supertickets_proof import prove_with

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet._apply import bind
 from manynet.bindings.recipes import Recipe, companded, powered
 from manynet.data import Data, load_data
 from manynet.errors import InputError
 from manynet.family import Family
+from manynet.family.apply import bind
 from manynet.search import accuracy
 from manynet.systems._condition import Condition
 from manynet.systems._proof import Figures, Proof

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from manynet._inputs import call, evaluating, moved, tensors_in
-from manynet._skeleton import Skeleton
 from manynet.bindings.axes import Axis, length
 from manynet.bindings.operation import walk
 from manynet.bindings.protocol import Binding
@@ -31,6 +30,7 @@ from manynet.bindings.slice import Slice, whole
 from manynet.bindings.superpose import Superpose
 from manynet.errors import InputError
 from manynet.family import Blueprint, Family
+from manynet.family.skeleton import Skeleton
 from manynet.space import Arch, Space, Value
 from manynet.train._relaxed_modules import (
     SuperposedNorm,

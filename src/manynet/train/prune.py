@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from manynet._masks import fixed_masks, lift, prune
 from manynet.errors import InputError
+from manynet.family.masks import fixed_masks, lift, prune
 from manynet.train.events import Moment, zero_state
 
 __all__ = ["Prune"]

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from manynet._files import read_json, replace_with, write_text
-from manynet._tensor_file import write_tensors
 from manynet._version import __version__
 from manynet.bindings.axes import Axis, DimTable
 from manynet.bindings.kinds import decode
 from manynet.errors import InputError, StorageError
-from manynet.family import Blueprint, Depth, Family, Follow, Note, Report
+from manynet.family._family import Family
+from manynet.family._tensor_file import write_tensors
+from manynet.family.blueprint import Blueprint, Depth, Follow, Note, Report
 from manynet.space import Arch, Space
 
 __all__ = ["load_family", "read_source", "save"]

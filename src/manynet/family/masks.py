@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manynet._blueprint import Blueprint
 from manynet.bindings.axes import axes_of
 from manynet.bindings.bits import Bits
 from manynet.bindings.hold import Hold
@@ -19,7 +18,8 @@ from manynet.bindings.pack import pack
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice, whole
 from manynet.errors import InputError
-from manynet.family import Family
+from manynet.family._family import Family
+from manynet.family.blueprint import Blueprint
 from manynet.space import Arch, Value
 
 __all__ = [

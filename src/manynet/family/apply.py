@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from manynet._blueprint import Blueprint, Note, Report
-from manynet._skeleton import Skeleton
 from manynet.bindings.operation import Operation
 from manynet.bindings.recipes import Recipe
 from manynet.bindings.site import Group, Site
 from manynet.errors import InputError
-from manynet.family import Family
+from manynet.family._family import Family
+from manynet.family.blueprint import Blueprint, Note, Report
+from manynet.family.skeleton import Skeleton
 from manynet.space import Choice, Space
 
 __all__ = ["bind"]

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet._blueprint import Blueprint
 from manynet.bindings.operation import Operation, evaluate, walk
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import whole
 from manynet.errors import InputError
-from manynet.family import Family
+from manynet.family._family import Family
+from manynet.family.blueprint import Blueprint
 
 __all__ = ["settle"]
 

@@ -7,8 +7,6 @@ changed; gradients flow back into the shared gradients as the member's backward 
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,23 +14,31 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from manynet._attributes import owner
-from manynet._blueprint import Blueprint, Depth, Follow, Note, Report
-from manynet._gaps import Gaps
-from manynet._guard import Guard
-from manynet._member import Member
-from manynet._skeleton import Skeleton
-from manynet.bindings.axes import Axis, axes_of
+from manynet.bindings.axes import Axis
 from manynet.bindings.derive import derived
-from manynet.bindings.leaf import Derived, Leaf, Touched, bind, copied
-from manynet.bindings.operation import evaluate, full_precision, sources_of, walk
-from manynet.bindings.protocol import Binding, Computed, Part
-from manynet.bindings.slice import Slice
+from manynet.bindings.leaf import Derived, Leaf, Touched, bind
+from manynet.bindings.operation import evaluate, full_precision
+from manynet.bindings.protocol import Computed, Part
 from manynet.bindings.stored import note
 from manynet.errors import InputError
+from manynet.family._build import (
+    copy_replaced_buffers,
+    elastic_axes,
+    give_up,
+    own_value,
+    set_attribute,
+    tensors_inside,
+    twins,
+    uncollected,
+)
+from manynet.family._gaps import Gaps
+from manynet.family._guard import Guard
+from manynet.family.blueprint import Blueprint, Report
+from manynet.family.member import Member
+from manynet.family.skeleton import Skeleton
 from manynet.space import Arch, Space, Value
 
-__all__ = ["Blueprint", "Depth", "Family", "Follow", "Note", "Report"]
+__all__ = ["Family"]
 
 
 class HasArch(Protocol):
@@ -91,9 +97,9 @@ class Family:
         shared weights (at least 16 MiB) while training, twice them (at least 1 GiB) otherwise."""
         self.cuts: dict[str, tuple[int, ...]] = {}
         """Which positions of the axes are left that `manynet.elastic.cut` has cut for good."""
-        self._given_up = _give_up(shared, blueprint.bindings)
+        self._given_up = give_up(shared, blueprint.bindings)
         self._gaps = Gaps(shared, blueprint.depths)
-        self._inside = _tensors_inside(shared, blueprint.depths)
+        self._inside = tensors_inside(shared, blueprint.depths)
         self._touched = Touched()
         self._plan()
         self._guard = Guard(dict(self.named_parameters()), self._touched)
@@ -107,9 +113,9 @@ class Family:
     def _plan(self) -> None:
         """Work out from space and blueprint what members are built with."""
         self._skeleton = Skeleton(self.shared)
-        self._axes = _elastic_axes(self.blueprint, self.space)
+        self._axes = elastic_axes(self.blueprint, self.space)
         self._derived, self._bindings = derived(self.blueprint.bindings)
-        self._twins = _twins(self._bindings)
+        self._twins = twins(self._bindings)
 
     # -- members -----------------------------------------------------------------------------
 
@@ -149,7 +155,7 @@ class Family:
     def _member_of(self, arch: Arch) -> Member:
         member = self._cache.get(arch)
         if member is None:
-            with torch.inference_mode(False), _uncollected():
+            with torch.inference_mode(False), uncollected():
                 member = self._bind(arch)
             self._cache[arch] = member
             self._cached_bytes += member.bytes
@@ -208,12 +214,12 @@ class Family:
                         tensors[name] = tensors[first]
                         continue
                     like = self._tensors.get(name, self._skeleton.tensors[name])
-                    tensors[name] = _own(like, binding, arch, sizes, known)
+                    tensors[name] = own_value(like, binding, arch, sizes, known)
                     note(tensors[name], binding, arch, sizes, known)
             module, _ = self._build(dropped, sizes, tensors)
             member = self._cache.get(arch)
             if member is not None:
-                _copy_replaced_buffers(member, module)
+                copy_replaced_buffers(member, module)
         return module
 
     def parts(self, arch: Mapping[str, Value] | HasArch) -> dict[str, Part]:
@@ -290,7 +296,7 @@ class Family:
         for follow in self.blueprint.follows:
             part = parts.get(follow.path)
             if part is not None:
-                _set(part, follow, follow.value(sizes))
+                set_attribute(part, follow, follow.value(sizes))
         if dropped:
             self._gaps.close(parts, dropped)
         return module, parts
@@ -439,7 +445,7 @@ class Family:
         parts = dict(self.shared.named_modules())
         for follow in blueprint.follows:
             if follow.path in parts:
-                _set(parts[follow.path], follow, follow.value({}))
+                set_attribute(parts[follow.path], follow, follow.value({}))
         self.clear()
         self._plan()
         self.members = {name: arch for name, arch in self.members.items() if arch in space}
@@ -463,7 +469,7 @@ class Family:
         Raises:
             StorageError: the folder cannot be written; files of an earlier save stay whole.
         """
-        from manynet._family_file import save
+        from manynet.family.file import save
 
         save(self, Path(path))
 
@@ -499,117 +505,6 @@ class _NoteWhole:
 
     def __call__(self, grad: Tensor) -> None:
         self.touched.add(self.whole)
-
-
-def _elastic_axes(blueprint: Blueprint, space: Space) -> tuple[Axis, ...]:
-    names = {choice.name for choice in space.choices}
-    axes: dict[Axis, None] = {}
-    for binding in blueprint.bindings.values():
-        for dim in [dim for b in walk(binding) if isinstance(b, Slice) for dim in b.dims]:
-            axes.update(dict.fromkeys(axis for axis in axes_of(dim) if axis.name in names))
-    for follow in blueprint.follows:
-        axes.update(dict.fromkeys(axis for axis in axes_of(follow.dim) if axis.name in names))
-    return tuple(axes)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Pause the garbage collector: thousands of objects that live on take it as long again."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _give_up(shared: nn.Module, bindings: Mapping[str, Binding]) -> set[str]:
-    """Leave only the shape of the parameters that are bound to others and that nothing reads."""
-    read = {name for binding in bindings.values() for name in binding.reads}
-    names = {n for n, _ in shared.named_parameters() if n in bindings and n not in read}
-    shapes = {
-        id(parameter): nn.Parameter(
-            torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
-        )
-        for name, parameter in shared.named_parameters()
-        if name in names
-    }
-    for module in shared.modules():
-        for name, tensor in module._parameters.items():
-            if id(tensor) in shapes:
-                module._parameters[name] = shapes[id(tensor)]
-    return names
-
-
-def _twins(bindings: Mapping[str, Binding]) -> dict[str, str]:
-    """Return the tensors that are read as another one is, with the name of the first such."""
-    first: dict[Binding, str] = {}
-    return {
-        name: first[binding]
-        for name, binding in bindings.items()
-        if first.setdefault(binding, name) != name
-    }
-
-
-def _tensors_inside(shared: nn.Module, depths: Iterable[Depth]) -> dict[str, set[str]]:
-    """Return, for each block that can be left out, the tensors that nothing outside it uses."""
-    blocks = [path for depth in depths for path in depth.blocks]
-    users: dict[int, list[str]] = {}
-    for name, tensor in [
-        *shared.named_parameters(remove_duplicate=False),
-        *shared.named_buffers(remove_duplicate=False),
-    ]:
-        users.setdefault(id(tensor), []).append(name)
-    return {
-        path: {
-            names[0]
-            for names in users.values()
-            if all(name.startswith(path + ".") for name in names)
-        }
-        for path in blocks
-    }
-
-
-def _own(
-    like: Tensor,
-    binding: Binding | None,
-    arch: Arch,
-    sizes: Mapping[Axis, int],
-    shared: Mapping[str, Tensor],
-) -> Tensor:
-    """Return the member's value of a tensor, in storage of its own."""
-    if binding is None:
-        value = like.detach().clone()
-    else:
-        reading = binding.at(arch, sizes)
-        value = evaluate(reading, {n: shared[n].detach() for n in sources_of(reading)})
-        if isinstance(reading, Computed):
-            value = value.clone(memory_format=torch.contiguous_format)
-        else:
-            value = copied(value) if reading.block is not None else value.contiguous()
-    if isinstance(like, nn.Parameter):
-        return nn.Parameter(value, requires_grad=like.requires_grad)
-    return value
-
-
-def _copy_replaced_buffers(member: Member, module: nn.Module) -> None:
-    """Give the extracted module the statistics that the member was given for itself."""
-    replaced = any(part._buffers[name] is not tensor for part, name, tensor in member.buffers)
-    if replaced:
-        for mine, theirs in zip(module.buffers(), member.module.buffers(), strict=True):
-            mine.copy_(theirs)
-
-
-def _set(module: nn.Module, follow: Follow, value: int) -> None:
-    values, name = owner(module, follow.name)
-    if follow.index is None:
-        values[name] = value
-        return
-    old = values[name]
-    new = [value if i == follow.index else item for i, item in enumerate(old)]
-    values[name] = new if isinstance(old, list) else tuple(new)
 
 
 def _some(names: Sequence[str]) -> str:

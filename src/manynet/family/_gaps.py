@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from torch import nn
 
-from manynet._attributes import owner
-from manynet._blueprint import Depth
+from manynet.family.attributes import owner
+from manynet.family.blueprint import Depth
 
 __all__ = ["Gaps"]
 

@@ -1,0 +1,83 @@
+"""The verbs of the published systems and of the installation: systems, reproduce, doctor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manynet.cli._app import app
+from manynet.cli._options import Debug, Json, Quiet
+from manynet.cli._outcome import interruptible, show_result
+from manynet.errors import InputError
+
+
+@app.command()
+def systems(as_json: Json = False, debug: Debug = False) -> None:
+    """List the published systems: what each claims, and what was measured here."""
+    from manynet.cli._systems_terminal import listing, print_listing
+    from manynet.systems import results_folder
+
+    entries = listing(results_folder())
+    show_result(entries, as_json, False, lambda: print_listing(entries))
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A system's name or number.", show_default=False)
+    ],
+    *,
+    seeds: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Seeds, separated by commas.")
+    ] = "0,1,2",
+    share: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Share of the full size; all arms are thinned alike."),
+    ] = 1.0,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the result and finished arms go.")
+    ] = Path("results"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the proof of a published system: the method against its baseline at equal cost.
+
+    Stopped at any moment, the same command goes on with the arms that are missing.
+    """
+    from manynet.cli._systems_terminal import print_result, telling
+    from manynet.systems import Proof, command_of, find
+    from manynet.systems import reproduce as prove
+
+    system = find(name)
+    silent = quiet or as_json
+    proof = Proof(
+        seeds=_numbers(seeds),
+        budget=share,
+        folder=out / "arms" / system.name,
+        tell=None if silent else telling,
+    )
+    with interruptible(f"{command_of(system, proof)} --out {out}"):
+        result = prove(system, proof, out)
+    shown = {**asdict(result), "verdict": result.verdict}
+    path = out / result.file_name
+    show_result(shown, as_json, quiet, lambda: print_result(system, result, path))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {text!r} should be numbers such as 0,1,2") from None
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Show what is installed, and what is missing."""
+    from manynet.cli._doctor import examine, print_findings
+
+    findings = examine()
+    show_result(findings, as_json, False, lambda: print_findings(findings))
