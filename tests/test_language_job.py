@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from languages import TEXT, save_model
 from manynet.config import resolve
 from manynet.deploy import check_manifest
 from manynet.errors import InputError
-from manynet.models import has_adapters, tokenizer_of
+from manynet.models import has_adapters, language_model, tokenizer_of
 from manynet.run import RunResult, run_config
 
 transformers = pytest.importorskip("transformers")
@@ -95,6 +96,23 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     first = job(tmp_path, "gpt2", elastic={"depth": False})
     again = job(tmp_path, "gpt2", elastic={"depth": False})
     assert again.summary == first.summary
+
+
+@pytest.mark.parametrize("teacher", ["largest", "original"])
+def test_the_model_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    read: list[str] = []
+
+    def counted(name: str, **options: Any) -> torch.nn.Module:
+        read.append(name)
+        return language_model(name, **options)
+
+    building = importlib.import_module("manynet.models.build")
+    monkeypatch.setattr(building, "language_model", counted)
+    result = job(tmp_path, "gpt2", elastic={"depth": False}, train={"teacher": teacher})
+    assert len(result.front) > 0
+    assert read == [str(tmp_path / "gpt2")]
 
 
 def test_each_layer_may_have_its_own_width(tmp_path: Path) -> None:

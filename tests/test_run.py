@@ -412,7 +412,7 @@ def test_a_network_is_fitted_to_the_data_unless_the_name_says_otherwise(
 
 def test_a_network_is_built_alike_each_time() -> None:
     material = from_config(resolve({"seed": 5}))
-    first, second = material.build(), material.build()
+    first, second = material.network(), material.network()
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
 

@@ -17,7 +17,10 @@ from typing import Any, cast
 
 from torch import nn
 
-from manynet.deploy._numbers import (
+from manynet.errors import InputError
+from manynet.family import Family, Note
+from manynet.family.numbers import (
+    WHOLE,
     Kept,
     Key,
     changed,
@@ -27,8 +30,6 @@ from manynet.deploy._numbers import (
     shapes_of,
     sizes_of,
 )
-from manynet.errors import InputError
-from manynet.family import Family, Note
 from manynet.models.lora import has_adapters, merge_adapters
 from manynet.space import Allow, Choice, Space, Value
 
@@ -155,6 +156,8 @@ def _described(member: nn.Module) -> tuple[Any, Kept]:
             f"{type(member).__name__} has no config of transformers, so it cannot be written as a "
             "plain model of that library; use format='safetensors'"
         )
+    if _says_all(config, member):
+        return copy.deepcopy(config), {}
     found = numbers_of(_class(member), config.to_json_string(use_diff=False))
     kept = _kept(member, found.tensors)
     shapes = shapes_of(member, kept)
@@ -162,20 +165,34 @@ def _described(member: nn.Module) -> tuple[Any, Kept]:
     values = found.solve(sizes_of(member, kept), layers)
     made = changed(config, values, kept)
     model = None if made is None else on_meta(type(member), made)
-    own = {} if model is None else shapes_of(model, {})
-    wrong = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
+    said = {} if model is None else shapes_of(model, {})
+    wrong = sorted(n for n in said.keys() | shapes.keys() if said.get(n) != shapes.get(n))
     if model is None or wrong:
-        said = ", ".join(f"{name}={value}" for name, value in values.items()) or "its own numbers"
+        numbers = ", ".join(f"{name}={value}" for name, value in values.items())
+        numbers = numbers or "its own numbers"
         why = (
             "the class refuses it"
             if model is None
-            else f"{wrong[0]} has shape {shapes.get(wrong[0])}, and would have {own.get(wrong[0])}"
+            else f"{wrong[0]} has shape {shapes.get(wrong[0])}, and would have {said.get(wrong[0])}"
         )
         raise InputError(
-            f"no config of {type(member).__name__} describes this member (with {said}, {why}); "
-            "make the family with uniform=True and `describable`, or write format='safetensors'"
+            f"no config of {type(member).__name__} describes this member (with {numbers}, "
+            f"{why}); make the family with uniform=True and `describable`, or write "
+            "format='safetensors'"
         )
     return made, kept
+
+
+def _says_all(config: Any, member: nn.Module) -> bool:
+    """Return whether a model made from a member's own config has its shapes and factors."""
+    own = on_meta(type(member), config)
+    if own is None:
+        return False
+    made, found = (
+        {key: size for key, size in sizes_of(model).items() if key[0] != WHOLE}  # some unread
+        for model in (own, member)
+    )
+    return made == found
 
 
 def _kept(member: nn.Module, tensors: Collection[str]) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ changed; gradients flow back into the shared gradients as the member's backward 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from manynet.family._build import (
     twins,
     uncollected,
 )
+from manynet.family._config_sizes import ConfigSizes
 from manynet.family._gaps import Gaps
 from manynet.family._guard import Guard
 from manynet.family.blueprint import Blueprint, Report
@@ -113,6 +115,7 @@ class Family:
     def _plan(self) -> None:
         """Work out from space and blueprint what members are built with."""
         self._skeleton = Skeleton(self.shared)
+        vars(self).pop("_config_sizes", None)
         self._axes = elastic_axes(self.blueprint, self.space)
         self._derived, self._bindings = derived(self.blueprint.bindings)
         self._twins = twins(self._bindings)
@@ -196,6 +199,10 @@ class Family:
     def extract(self, arch: Mapping[str, Value] | HasArch) -> nn.Module:
         """Return the member of `arch` with weights of its own: a plain module, bound to nothing.
 
+        Where a module holds a config of `transformers`, its numbers are the member's: those that
+        size what is equally long in all layers. A number that the layers do not agree on, or that
+        the code reads while it runs, stays that of the largest.
+
         Raises:
             InputError: `arch` names an unknown choice or value.
         """
@@ -216,11 +223,17 @@ class Family:
                     like = self._tensors.get(name, self._skeleton.tensors[name])
                     tensors[name] = own_value(like, binding, arch, sizes, known)
                     note(tensors[name], binding, arch, sizes, known)
-            module, _ = self._build(dropped, sizes, tensors)
+            module, parts = self._build(dropped, sizes, tensors)
             member = self._cache.get(arch)
             if member is not None:
                 copy_replaced_buffers(member, module)
+        if arch != self.space.largest:
+            self._config_sizes.write(parts)
         return module
+
+    @functools.cached_property
+    def _config_sizes(self) -> ConfigSizes:
+        return ConfigSizes(self.shared, self.example_inputs)
 
     def parts(self, arch: Mapping[str, Value] | HasArch) -> dict[str, Part]:
         """Return which part of a shared tensor each tensor of the member of `arch` is.

@@ -69,12 +69,14 @@ def convert(work: Work) -> Family:
     step(0, 1, "")
     path = work.folder / START
     if not (path / "family.json").is_file():
-        family = _elastic(work, work.material.build())
+        if _is_taught(work):
+            work.material.network.original()  # read once: the family begins as a copy of it
+        family = _elastic(work, work.material.network())
         check_budget(work, family)
         if work.config.elastic.warmup_epochs:
             family = _elastic(work, _warmed_up(work, family))
         family.save(path)
-    family = load(path, model=work.material.build())
+    family = load(path, model=work.material.network.form())
     torch.set_num_threads(threads_for(work, family))
     count = sum(parameter.numel() for parameter in family.parameters())
     step(1, 1, f"{family.space.count:,} members in {count:,} weights")
@@ -162,7 +164,7 @@ def _smallest(cost: Cost, family: Family) -> float:
 def train_family(work: Work, family: Family, plan: Plan) -> Family:
     """Train the family once and save it; a family that is saved is read."""
     if (work.folder / "family.json").is_file():
-        trained = load(work.folder, model=work.material.build()).to(work.device)
+        trained = load(work.folder, model=work.material.network.form()).to(work.device)
         work.progress("train the family")(1, 1, "done before")
         return trained
     settings = _settings(work, family)
@@ -190,7 +192,7 @@ def pace_of(work: Work) -> Pace:
     """Measure how long an epoch and an evaluation take, on a copy of the untrained family."""
     say = work.progress("measure the pace")
     say(0, 2, "")
-    family = load(work.folder / START, model=work.material.build()).to(work.device)
+    family = load(work.folder / START, model=work.material.network.form()).to(work.device)
     ticks: list[float] = []
 
     def note(step: int, total: int, info: Mapping[str, object]) -> None:
@@ -334,6 +336,12 @@ def _objective(work: Work, family: Family) -> Objective:
     if config.teacher == "largest":
         return found
     return TaughtBy(_original(work, family), found)
+
+
+def _is_taught(work: Work) -> bool:
+    """Return whether the original network, as it came, teaches the members."""
+    config = work.config.train
+    return config.objective != "task" and config.teacher != "largest" and config.lora is None
 
 
 def _original(work: Work, family: Family) -> nn.Module | Callable[[Any], object]:

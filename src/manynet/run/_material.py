@@ -6,7 +6,7 @@ import copy
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from manynet.data import Data, load_data
 from manynet.data import batches as indexed_batches
 from manynet.errors import InputError
 from manynet.models.build import build, with_options
+from manynet.run._network import Network
 
 __all__ = ["HANDED_IN", "Material", "from_config", "from_objects"]
 
@@ -38,7 +39,7 @@ class Material:
     """The network and the data of a run.
 
     Args:
-        build: returns the network anew, always the same one.
+        network: returns the network anew, always the same one, or its empty form.
         source: its name in a library, where it has one.
         train: what the family learns from.
         val: what members are compared on.
@@ -47,7 +48,7 @@ class Material:
         tokenizer: of a language model.
     """
 
-    build: Callable[[], nn.Module]
+    network: Network
     source: str | None
     train: Any
     val: Any
@@ -68,7 +69,7 @@ class Material:
         inputs, _ = next(iter(batches(self.val, batch_size=_REAL)), (None, None))
         if inputs is None:
             raise InputError("the validation data holds no sample; give some")
-        return positional(self.build(), inputs) if isinstance(inputs, Mapping) else inputs
+        return positional(self.network.form(), inputs) if isinstance(inputs, Mapping) else inputs
 
     def calibration(self, samples: int, seed: int) -> list[tuple[Any, Any]]:
         """Return batches of the training data that are the same in every call."""
@@ -107,7 +108,7 @@ def from_config(config: Config) -> Material:
     _only_for_language(config)
     data = _load(config)
     name = _fitted(config.model, data)
-    return Material(_builder(name, config), name, data.train, data.val, data.test)
+    return Material(_network(name, config), name, data.train, data.val, data.test)
 
 
 def _only_for_language(config: Config) -> None:
@@ -145,7 +146,7 @@ def language_material(config: Config) -> Material:
         wanted["checkpointing"] = True
     name = with_options(config.model, {k: v for k, v in wanted.items() if k not in given})
     parts = data.train, data.val, data.test
-    return Material(_builder(name, config), name, *parts, task=found, tokenizer=tokenizer)
+    return Material(_network(name, config), name, *parts, task=found, tokenizer=tokenizer)
 
 
 def _load(config: Config, **more: Any) -> Data:
@@ -175,13 +176,13 @@ def _parameters(name: str) -> set[str]:
     return set(inspect.signature(maker).parameters) if callable(maker) else set()
 
 
-def _builder(name: str, config: Config) -> Callable[[], nn.Module]:
+def _network(name: str, config: Config) -> Network:
     def make() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)
             return _build(name)
 
-    return make
+    return Network(make)
 
 
 def _build(name: str) -> nn.Module:
@@ -224,13 +225,11 @@ def from_objects(
     if val is None:
         raise InputError("run needs validation data, which members are compared on")
     if name is not None:
-        built = _builder(name, config)
+        built = _network(name, config)
         return Material(built, name, train, val, test, task=task, tokenizer=tokenizer)
     if not isinstance(model, nn.Module):
         raise InputError(f"run takes an nn.Module or the name of one, not {type(model).__name__}")
     kept = copy.deepcopy(model)
 
-    def build() -> nn.Module:
-        return copy.deepcopy(kept)
-
-    return Material(build, None, train, val, test, task=task, tokenizer=tokenizer)
+    network = Network(lambda: copy.deepcopy(kept))
+    return Material(network, None, train, val, test, task=task, tokenizer=tokenizer)

@@ -71,7 +71,7 @@ def _alone(work: Work, arch: Arch, plan: Plan, part: tuple[int, int]) -> float:
         known = store.get(arch, name, context=context)
         if known is not None:
             return known
-        start = load(work.folder / START, model=work.material.build()).to(work.device)
+        start = load(work.folder / START, model=work.material.network.form()).to(work.device)
         folder = work.folder / "checkpoints" / f"alone-{arch.key}"
         stage = "train some alone to compare"
         member = train_alone(

@@ -251,7 +251,7 @@ def _trained(work: Work, place: Hardware | None = None) -> tuple[Family, Plan]:
 
 
 def _family_and_plan(work: Work) -> tuple[Family, Plan]:
-    family = load(work.folder, model=work.material.build()).to(work.device).eval()
+    family = load(work.folder, model=work.material.network.form()).to(work.device).eval()
     torch.set_num_threads(threads_for(work, family))
     return family, plan_for(work.folder, work.config, lambda: pace_of(work))
 

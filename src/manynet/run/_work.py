@@ -82,7 +82,7 @@ class Work:
     @cached_property
     def original(self) -> nn.Module:
         """The network as it came, frozen."""
-        return self.material.build().eval().requires_grad_(False).to(self.device)
+        return self.material.network.original().eval().requires_grad_(False).to(self.device)
 
     @cached_property
     def samples(self) -> list[tuple[Any, Any]]:

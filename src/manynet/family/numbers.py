@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from manynet.errors import InputError
 
 __all__ = [
+    "WHOLE",
     "Kept",
     "Key",
     "Numbers",
@@ -26,6 +27,7 @@ __all__ = [
     "on_meta",
     "renumbered",
     "shapes_of",
+    "sizes_at",
     "sizes_of",
 ]
 
@@ -33,7 +35,7 @@ Key = tuple[str | int, ...]
 """A dimension (tensor, position), or a number of a module (its kind, path, name)."""
 Kept = Mapping[str, tuple[int, ...]]
 """The places of the layers that are left, for each list that has lost some."""
-_WHOLE, _FACTOR = "whole number", "factor"
+WHOLE, FACTOR = "whole number", "factor"
 _NEVER = ("vocab_size", "max_position_embeddings", "n_positions", "num_labels", "type_vocab_size")
 
 
@@ -79,7 +81,7 @@ class Numbers:
                 continue
             row = tuple(law.get(name, 0.0) for name in names)
             equation = row, round(math.log(sizes[key] / self.sizes[key]), 9) if sizes[key] else 0.0
-            sure.add(equation) if key[0] != _WHOLE or equation[1] else hints.append(equation)
+            sure.add(equation) if key[0] != WHOLE or equation[1] else hints.append(equation)
         system = list(sure)
         for hint in dict.fromkeys(hints):
             if hint not in sure and _fits([*system, hint]):
@@ -94,19 +96,44 @@ class Numbers:
         changed = {name for name, value in values.items() if value != self.config[name]}
         return {n: v for n, v in values.items() if n in changed or (changed and n in self.unsaid)}
 
-    def describe(self, config: Any, sizes: Mapping[Key, float]) -> bool:
-        """Whether numbers of this config give these sizes, and its class takes them."""
-        values = self.solve(sizes)
+    def gives(self, values: Mapping[str, int], sizes: Mapping[Key, float]) -> bool:
+        """Whether these numbers give these sizes, as far as any number sizes them."""
         shares = {name: value / self.config[name] for name, value in values.items()}
         for key, law in self.laws.items():
-            live = key in sizes and (key[0] != _WHOLE or sizes[key] != self.sizes[key])
+            live = key in sizes and (key[0] != WHOLE or sizes[key] != self.sizes[key])
             if live:
                 made = math.prod(shares.get(name, 1.0) ** power for name, power in law.items())
                 if not math.isclose(made * self.sizes[key], sizes[key], rel_tol=1e-6):
                     return False
-        still = (k for k in self.sizes.keys() - self.laws.keys() if k[0] not in (_WHOLE, _FACTOR))
-        return all(self.sizes[k] == sizes.get(k) for k in still) and (
-            changed(config, values, {}) is not None
+        return True
+
+    def describe(self, config: Any, sizes: Mapping[Key, float]) -> bool:
+        """Whether numbers of this config give these sizes, and its class takes them."""
+        values = self.solve(sizes)
+        still = (k for k in self.sizes.keys() - self.laws.keys() if k[0] not in (WHOLE, FACTOR))
+        return (
+            self.gives(values, sizes)
+            and all(self.sizes[k] == sizes.get(k) for k in still)
+            and changed(config, values, {}) is not None
+        )
+
+    def apart(self) -> tuple[Numbers, ...]:
+        """Return the numbers in groups that share no size: each may be solved by itself."""
+        groups = {name: {name} for name in self.config if name != self.depth}
+        for law in self.laws.values():
+            joint = set[str]().union(*(groups.get(name, ()) for name in law))
+            groups.update(dict.fromkeys(joint, joint))
+        return tuple(self._part(names) for names in {id(g): g for g in groups.values()}.values())
+
+    def _part(self, names: set[str]) -> Numbers:
+        laws = {key: law for key, law in self.laws.items() if names & law.keys()}
+        return Numbers(
+            {name: value for name, value in self.config.items() if name in names},
+            {key: self.sizes[key] for key in laws},
+            laws,
+            None,
+            self.tensors,
+            self.unsaid & names,
         )
 
 
@@ -162,22 +189,36 @@ def numbers_of(cls: Any, text: str) -> Numbers:
 
 def sizes_of(member: nn.Module, kept: Kept = MappingProxyType({})) -> dict[Key, float]:
     """Return each length of a tensor's dimension, and each whole number and factor of a module."""
+    return sizes_at({renumbered(path, kept): part for path, part in member.named_modules()})
+
+
+def sizes_at(parts: Mapping[str, nn.Module]) -> dict[Key, float]:
+    """Return the sizes of modules by their paths; tensors go without adapters."""
     sizes: dict[Key, float] = {}
-    for name, shape in shapes_of(member, kept).items():
-        sizes |= {(name, dim): float(size) for dim, size in enumerate(shape)}
-    for path, module in member.named_modules():
-        where = renumbered(path, kept)
-        for name, value in vars(module).items():
+    for path, module in parts.items():
+        prefix = f"{path}." if path else ""
+        for own, tensor in _saved(module):
+            name = f"{prefix}{own}".replace(".base_layer.", ".")
+            if ".lora_" not in name:
+                sizes |= {(name, dim): float(size) for dim, size in enumerate(tensor.shape)}
+        for own, value in vars(module).items():
             if type(value) is int:
-                sizes[_WHOLE, where, name] = float(value)
+                sizes[WHOLE, path, own] = float(value)
             elif type(value) is float:
-                sizes[_FACTOR, where, name] = value
+                sizes[FACTOR, path, own] = value
     return sizes
+
+
+def _saved(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield a module's own tensors, as far as its state holds them."""
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None and name not in module._non_persistent_buffers_set:
+            yield name, tensor
 
 
 def _unsaid(cls: Any, config: Any, name: str, sizes: Mapping[Key, float]) -> list[int]:
     """Return what the class chooses for a number that the config does not say, if it is one."""
-    trial = 8 * int(max(size for key, size in sizes.items() if key[0] not in (_WHOLE, _FACTOR)))
+    trial = 8 * int(max(size for key, size in sizes.items() if key[0] not in (WHOLE, FACTOR)))
     made = changed(config, {name: trial}, {})
     model = None if made is None else on_meta(cls, made)
     found = {} if model is None else sizes_of(model)
@@ -219,6 +260,7 @@ def on_meta(cls: type[nn.Module], config: Any) -> nn.Module | None:
 
 
 def renumbered(name: str, kept: Kept) -> str:
+    """Return a name as it is once the lists of layers have no gaps."""
     for path, places in kept.items():
         if name.startswith(f"{path}."):
             number, dot, rest = name[len(path) + 1 :].partition(".")
