@@ -25,6 +25,11 @@ LARGE_HEAD = """# Speed of larger networks
 The same ratios as on the page [Speed](speed.md), of a ViT-small (22 M weights) and of SmolLM2-135M
 with sequences of 32 tokens, in 5 rounds: `python benchmarks/speed.py --large`, and
 `python benchmarks/memory.py` for the memory.
+
+Two rows need a word. Fifty members of SmolLM2 together have many GB of copied weights, of which a
+family keeps 1 GiB by default (`Family.cache_bytes`): most of the switches measured here bring a
+member's weights up to date anew. And at batches of 2 and 8 a member's copies and their gradients
+weigh much beside its few activations; at batch 128 they do not, see the page [Speed](speed.md).
 """
 Rows = Mapping[str, Any]
 
