@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ from torch import nn
 from toy_family import ToyFamily
 
 from manynet.cost import LatencyPredictor, _predictor, fit_latency
+from manynet.cost._products import completed
 from manynet.cost._regression import fit, held_out, kendall_tau, nonnegative_least_squares
+from manynet.cost._table import COLUMNS, LayerTable, Lookup
 from manynet.errors import InputError, StorageError
 
 
@@ -166,3 +169,56 @@ def test_exported_members_are_predicted_too(family: Any) -> None:
     assert made.conditions["runtime"] == "onnx"
     assert made.predict(family.space.largest) > 0
     assert isinstance(family.at(family.space.largest), nn.Module)
+
+
+def test_a_query_counts_no_member_even_where_a_layer_was_never_met(
+    fitted: LatencyPredictor, family: Any
+) -> None:
+    met = {arch for arch, _, _ in fitted.measured_ms}
+    before = family.asked
+    others = [arch for arch in family.space.enumerate() if arch not in met]
+    found = [fitted.predict(arch) for arch in others]
+    assert family.asked == before
+    assert len(others) > 30
+    assert found == pytest.approx([fitted._predicted(arch) for arch in others], rel=1e-9)
+
+
+def test_a_layer_whose_figures_follow_no_product_is_counted_when_asked_for() -> None:
+    class Odd(ToyFamily):
+        def at(self, arch: Any) -> Any:
+            odd = (7 * arch["stem.width"] * arch["block.width"]) % 11
+            return super().at({**arch, "block.kernel": 1 + 2 * odd})
+
+    family = Odd()
+    table = LayerTable(family, family.example_inputs)
+    lookup = Lookup(table, [1.0] + [0.0] * (len(COLUMNS) - 1))
+    candidates = {choice.name: choice.values for choice in family.space.choices}
+    assert not all(whole for *_, whole in lookup.completed(candidates))
+
+
+@given(st.integers(0, 2**31), st.booleans())
+def test_products_of_widths_are_found_from_some_of_them(seed: int, squared: bool) -> None:
+    rng = np.random.default_rng(seed)
+    candidates = [(1, 2, 3, 4), (8, 12, 32), (False, True), ("a", "b", "c")]
+    keys = list(itertools.product(*candidates))
+    rates = dict(zip("abc", rng.uniform(1, 2, 3), strict=True))
+    true = {
+        key: key[2] * rates[key[3]] * key[0] * key[1] ** (2 if squared else 1) + key[0]
+        for key in keys
+    }
+    known = {key: true[key] for key in keys if key[0] in (1, 4) or rng.random() < 0.2}
+    found = completed(candidates, known)
+    assert found is not None
+    assert found == pytest.approx(true, rel=1e-6)
+    assert completed(candidates, {key: rng.normal() for key in known}) in (None, known)
+    few = completed(candidates, {key: true[key] for key in keys if rng.random() < 0.4})
+    assert few is None or few == pytest.approx(true, rel=1e-6)
+
+
+def test_layers_that_are_left_out_cost_nothing_whatever_their_widths() -> None:
+    candidates = [(8, 16, 32, 48), (1, 2, 3), (0, 1, 2, 3)]
+    true = {(a, b, c): float(a * b * (c > 1)) for a, b, c in itertools.product(*candidates)}
+    known = {key: true[key] for key in true if key[2] > 1 and key[0] != 16}
+    known |= {(8, 1, 0): 0.0, (8, 1, 1): 0.0}  # a width that does not matter is the least
+    assert completed(candidates, known) == pytest.approx(true)
+    assert completed(candidates, dict.fromkeys(known, 0.0)) == dict.fromkeys(true, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from toy_family import ToyFamily
 
 import manynet as mn
-from manynet.cost import LatencyTable, _latency_table, _survey, latency_table
+from manynet.cost import LatencyTable, _latency_table, _sums, _survey, latency_table
 from manynet.cost._blocks import calls_of, origins_of, units_of
 from manynet.cost._smooth import fit_smooth, placed
 from manynet.errors import InputError, StorageError
@@ -167,10 +168,10 @@ def test_a_machine_that_is_regular_is_predicted(made: tuple[Any, LatencyTable]) 
 
 def test_a_block_that_is_left_out_costs_nothing(made: tuple[Any, LatencyTable]) -> None:
     family, table = made
-    names, looks, _ = table._quick
-    without = Arch({**family.space.largest, "depth": 0}).ordered(names)
+    without = Arch({**family.space.largest, "depth": 0}).ordered(tuple(table.touch))
     sites = {
-        s.path: look[pick(without)] for s, (pick, look) in zip(table.sites, looks, strict=True)
+        site.path: look[operator.itemgetter(*look.positions)(without)]
+        for site, look in zip(table.sites, table._looks(), strict=True)
     }
     assert sites["blocks.0"] == sites["blocks.1"] == 0 < sites["stem"]
 
@@ -191,6 +192,7 @@ def test_combinations_too_many_to_list_are_worked_out_when_asked_for(
 ) -> None:
     family, table = made
     monkeypatch.setattr(_latency_table, "_LOOKED_UP", 0)
+    monkeypatch.setattr(_sums, "_LISTED", 0)
     again = LatencyTable.from_json(json.loads(json.dumps(table.to_json())))
     for arch in (family.space.largest, family.space.smallest):
         assert again.predict(arch) == pytest.approx(table.predict(arch), rel=1e-9)

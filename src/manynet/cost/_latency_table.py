@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from manynet._files import read_json, write_json
 from manynet._inputs import Inputs
 from manynet.cost._cost import Cost, FamilyLike
 from manynet.cost._smooth import Smooth, from_mapping, placed
+from manynet.cost._sums import Sums, Term
 from manynet.errors import InputError, StorageError
 from manynet.space import Arch, Value
 
@@ -109,18 +109,21 @@ class LatencyTable(Cost):
         Raises:
             InputError: the arch has other choices or values than the family of the table.
         """
-        names, looks, touches = self._quick
+        names, sums = self._quick
         values = arch.ordered(names)
         try:
-            total = self.rates[0]
-            for pick, known in looks:
-                total += known[pick(values)]
-            return total * (self.center + sum(map(operator.getitem, touches, values)))
+            total = sums(values)
         except (KeyError, ValueError, TypeError) as error:
+            foreign = [
+                f"{name} = {value!r}"
+                for name, value in zip(names, values, strict=True)
+                if value not in self.touch[name]
+            ]
             raise InputError(
-                f"{arch!r} has no place in the family of this table: {error} is no value of one of "
-                "its choices"
+                f"{arch!r} has no place in the family of this table: it never met "
+                f"{', '.join(foreign)}"
             ) from error
+        return total.real * total.imag
 
     def bounds(self, arch: Arch) -> tuple[float, float]:
         """Return the milliseconds between which nine in ten of unseen members were."""
@@ -132,15 +135,25 @@ class LatencyTable(Cost):
         return self.predict(arch)
 
     @functools.cached_property
-    def _quick(self) -> tuple[tuple[str, ...], list[tuple[Any, _Look]], list[Mapping[Any, float]]]:
-        names = tuple(self.touch)
-        place = {name: position for position, name in enumerate(names)}
+    def _quick(self) -> tuple[tuple[str, ...], Sums]:
+        """The names of the choices, and what sums the blocks' milliseconds and the factor."""
         candidates = [tuple(values) for values in self.touch.values()]
-        looks = [
+        touches = [
+            Term((position,), {value: complex(0.0, touch) for value, touch in values.items()})
+            for position, values in enumerate(self.touch.values())
+        ]
+        blocks = [Term(look.positions, look) for look in self._looks()]
+        start = complex(self.rates[0], self.center)
+        return tuple(self.touch), Sums(candidates, [*blocks, *touches], start)
+
+    def _looks(self) -> list[_Look]:
+        """Return what each site adds."""
+        place = {name: position for position, name in enumerate(self.touch)}
+        candidates = [tuple(values) for values in self.touch.values()]
+        return [
             _Look(site, self.times[site.times], self.rates[1], place, candidates)
             for site in self.sites
         ]
-        return names, [(look.pick, look) for look in looks], list(self.touch.values())
 
     def __str__(self) -> str:
         met = sum(len(times.measured_ms) for times in self.times)
@@ -252,9 +265,8 @@ class _Look(dict[Any, float]):
         super().__init__()
         self._site, self._times, self._rate = site, times, rate
         self._names = [*site.choices, *site.present]
-        positions = [place[name] for name in self._names]
-        self.pick = operator.itemgetter(*positions) if positions else _nothing
-        known = [candidates[position] for position in positions]
+        self.positions = tuple(place[name] for name in self._names)
+        known = [candidates[position] for position in self.positions]
         if math.prod(map(len, known)) <= _LOOKED_UP:
             self._fill(times, known)
 
@@ -277,7 +289,3 @@ class _Look(dict[Any, float]):
         there = self._there(values[shaped:])
         found = self[key] = self._rate * self._times(values[:shaped]) if there else 0.0
         return found
-
-
-def _nothing(values: object) -> tuple[()]:
-    return ()

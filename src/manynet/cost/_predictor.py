@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,27 +18,25 @@ from torch import Tensor, nn
 from manynet._files import read_json, write_json
 from manynet._inputs import Inputs, as_inputs, evaluating, with_batch
 from manynet.cost._cost import Cost, FamilyLike
+from manynet.cost._drawn import FEWEST, drawn_archs, leveled, news, onehot_of, touches_by_choice
 from manynet.cost._latency import Clock, LatencyCost, Runtime, latency
 from manynet.cost._regression import Array, fit, held_out, kendall_tau
+from manynet.cost._sums import Sums, Term
 from manynet.cost._table import COLUMNS, LayerTable, Lookup, figures_of
 from manynet.errors import InputError, StorageError
-from manynet.space import Arch, Space, Value
+from manynet.space import Arch, Value
 
 __all__ = [
-    "FEWEST",
     "LatencyPredictor",
-    "drawn_archs",
     "fit_latency",
     "in_eval",
-    "onehot_of",
-    "touches_by_choice",
 ]
 
 _FORMAT = "manynet-latency-1"
 _FIRST = len(COLUMNS) - 20  # parameters, bytes and MACs in all say nothing that the kinds do not
-FEWEST = 8
 _PASSES = 8
-_REMEMBERED = 100_000  # archs whose prediction is kept
+_TRIED = 8  # archs of which the most telling is counted
+_COUNTING = 0.2  # of the time, at most, for members that are counted and not measured
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ class LatencyPredictor(Cost):
     touch: Mapping[str, Mapping[Value, float]] = field(default_factory=dict, repr=False)
     center: float = 1.0
     lookup: Lookup | None = field(default=None, repr=False, compare=False)
-    _known: dict[Arch, float] = field(default_factory=dict, repr=False, compare=False)
     tabulated: ClassVar[bool] = True
 
     def predict(self, arch: Arch) -> float:
@@ -77,12 +75,32 @@ class LatencyPredictor(Cost):
             InputError: the predictor was read from a file and does not know one of the arch's
                 layers (read it again with its family), or the arch has other choices.
         """
-        found = self._known.get(arch)
-        if found is None:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            found = self._known[arch] = self._predicted(arch)
-        return found
+        names, sums = self._quick
+        try:
+            total = sums(arch.ordered(names))
+        except (KeyError, InputError):
+            return self._predicted(arch)
+        return max(0.0, total.real * total.imag)
+
+    @functools.cached_property
+    def _quick(self) -> tuple[tuple[str, ...], Sums]:
+        """The names of the choices, and what sums the layers' milliseconds and the factor.
+
+        Where what was counted tells what any layer takes, no member has to be counted again.
+        """
+        assert self.lookup is not None
+        names = tuple(self.touch)
+        candidates = [tuple(values) for values in self.touch.values()]
+        touches = [
+            Term((position,), {value: complex(0.0, touch) for value, touch in values.items()})
+            for position, values in enumerate(self.touch.values())
+        ]
+        layers = [
+            Term(tuple(map(names.index, choices)), known, whole=whole)
+            for choices, known, whole in self.lookup.completed(self.touch)
+        ]
+        start = complex(self.rates[0], self.center)
+        return names, Sums(candidates, [*layers, *touches], start)
 
     def _predicted(self, arch: Arch) -> float:
         assert self.lookup is not None
@@ -155,7 +173,7 @@ class LatencyPredictor(Cost):
         if family is None:
             return made
         table = LayerTable(family, with_batch(family.example_inputs, made.conditions["batch"]))
-        return replace(made, lookup=Lookup(table, _weights(made.rates)), _known={})
+        return replace(made, lookup=Lookup(table, _weights(made.rates)))
 
     def save(self, path: Path | str) -> None:
         """Write it as JSON. Raises `StorageError`."""
@@ -268,41 +286,6 @@ def in_eval(family: FamilyLike) -> Iterator[None]:
             family.train()  # type: ignore[attr-defined]
 
 
-def drawn_archs(space: Space, samples: int, seed: int) -> list[Arch]:
-    """Return different archs: the largest, the smallest, and random ones of all sizes."""
-    rng = np.random.default_rng(seed)
-    found = dict.fromkeys([space.largest, space.smallest])
-    for number in range(20 * samples):
-        if len(found) >= samples:
-            break
-        found.setdefault(space.sample(rng) if number % 2 else _leveled(space, rng))
-    if len(found) < FEWEST:
-        raise InputError(
-            f"the family has {len(found)} members or samples={samples} is small, and a fit needs "
-            f"{FEWEST}; measure each with latency() instead"
-        )
-    return list(found)
-
-
-def _leveled(space: Space, rng: np.random.Generator) -> Arch:
-    """Return an arch whose choices are all near one level between smallest and largest."""
-    level = rng.uniform()
-    vector = np.clip(rng.normal(level, 0.25, len(space.choices)), 0.0, 1.0)
-    return space.decode(vector)
-
-
-def onehot_of(space: Space, archs: Sequence[Arch]) -> Array:
-    return np.array(
-        [[float(arch[c.name] == v) for c in space.choices for v in c.values] for arch in archs]
-    )
-
-
-def touches_by_choice(space: Space, touch: Array) -> dict[str, dict[Value, float]]:
-    """Return the touches by choice and value."""
-    left = iter(touch)
-    return {c.name: {value: float(next(left)) for value in c.values} for c in space.choices}
-
-
 @dataclass
 class _Bench:
     """Measures members in turn until the time is up."""
@@ -334,7 +317,23 @@ class _Bench:
                 self._runs[arch] = self._run(arch)
             done.append(arch)
             self.tell(0.5 * len(done) / len(archs))
+        self._count_more(time.perf_counter() + self.limit * _COUNTING)
         return done
+
+    def _count_more(self, deadline: float) -> None:
+        """Count members until what is known tells what any layer takes: queries then look it up."""
+        space, rng = self.family.space, np.random.default_rng(0)
+        candidates = {choice.name: choice.values for choice in space.choices}
+        any_rates = rng.uniform(1, 2, len(COLUMNS) - _FIRST).tolist()
+        while self.table.exact and time.perf_counter() < deadline:
+            lookup = Lookup(self.table, [0.0] * _FIRST + any_rates)
+            parts = lookup.completed(candidates)
+            open_parts = [(names, known) for names, known, whole in parts if not whole]
+            if not open_parts:
+                return
+            for _ in range(FEWEST):
+                drawn = [leveled(space, rng) for _ in range(_TRIED)]
+                self.table.figures(max(drawn, key=lambda arch: news(arch, open_parts)))
 
     def measured(self, archs: list[Arch]) -> tuple[Array, float]:
         """Return times relative to one member's (archs x passes), and that one's milliseconds.

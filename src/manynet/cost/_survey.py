@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from manynet._inputs import Inputs, as_inputs, evaluating, tensors_in, with_batch
 from manynet.cost._blocks import BlockCall, alone, calls_of, lowered, origins_of, units_of
 from manynet.cost._cost import FamilyLike
+from manynet.cost._drawn import FEWEST, drawn_archs, onehot_of, touches_by_choice
 from manynet.cost._exported import exported_run
 from manynet.cost._latency import Clock, LatencyCost, Runtime, is_address, latency
 from manynet.cost._latency_table import BlockTimes, Key, LatencyTable, Site, table_of
-from manynet.cost._predictor import FEWEST, drawn_archs, in_eval, onehot_of, touches_by_choice
+from manynet.cost._predictor import in_eval
 from manynet.cost._regression import Array, fit, kendall_tau
 from manynet.cost._smooth import fit_smooth, placed
 from manynet.deploy import to_onnx_quickly

@@ -22,8 +22,9 @@ from torch import nn
 from manynet._inputs import Inputs, as_inputs, with_batch
 from manynet.cost._cost import FamilyLike
 from manynet.cost._count import KINDS, LayerCost, by_layer
+from manynet.cost._products import completed
 from manynet.errors import InputError
-from manynet.space import Arch, Choice, Space
+from manynet.space import Arch, Choice, Space, Value
 
 __all__ = ["COLUMNS", "LayerTable", "Lookup", "figures_of", "lookup_of"]
 
@@ -188,6 +189,33 @@ class Lookup:
             self._table.count(arch)
             self._update()
 
+    def completed(
+        self, candidates: Mapping[str, Iterable[Value]]
+    ) -> list[tuple[tuple[str, ...], Mapping[Any, float], bool]]:
+        """Return the choices of each group of layers, its figures, and whether these are all.
+
+        Figures of combinations that were never met follow from the others, where these tell them.
+
+        Args:
+            candidates: the values of each choice.
+        """
+        self._update()
+        found: list[tuple[tuple[str, ...], Mapping[Any, float], bool]] = []
+        for positions, _, known in self._parts:
+            names = tuple(self._names[position] for position in positions)
+            values = [tuple(candidates[name]) for name in names]
+            several = known if len(positions) != 1 else {(key,): v for key, v in known.items()}
+            every = completed(values, cast("Any", several)) if self._reliable else None
+            if every is None:
+                found.append((names, known, False))
+            else:
+                found.append((names, {_key(positions, key): v for key, v in every.items()}, True))
+        return found
+
+    @property
+    def _reliable(self) -> bool:
+        return self._table is None or self._table.exact
+
     def to_json(self) -> dict[str, Any]:
         """Return what is known as JSON values."""
         self._update()
@@ -211,7 +239,7 @@ class Lookup:
         return lookup
 
     def _sum(self, arch: Arch) -> float:
-        if self._table is None or self._table.exact:
+        if self._reliable:
             values = tuple([arch[name] for name in self._names])
             try:
                 return sum([known[pick(values)] for _, pick, known in self._parts])
