@@ -215,6 +215,20 @@ def test_valid_canonical_archs_none_twice_the_ends_first(space: Space) -> None:
     assert all(arch in space and space.canonical(arch) == arch for arch in asked)
 
 
+def test_the_first_population_reaches_from_small_to_large() -> None:
+    space = plain_space(40)
+
+    def sizes(spread: bool) -> list[float]:
+        archs = Linas(space, population=20, spread=spread).ask()
+        assert len(archs) == 20
+        return sorted(sum(arch.values()) / 120 for arch in archs)[1:-1]  # without the ends
+
+    wide, narrow = sizes(True), sizes(False)
+    assert wide[0] < 0.2 and wide[-1] > 0.8
+    assert narrow[0] > 0.3 and narrow[-1] < 0.7
+    assert sum(0.3 < size < 0.7 for size in wide) >= 10  # half are drawn as before
+
+
 def test_a_space_is_used_up_and_then_nothing_is_asked() -> None:
     strategy = QUICK(CONDITIONAL, population=8)
     asked: list[Arch] = []

@@ -5,6 +5,7 @@ Letters in shapes: `N` archs, `C` choices, `O` objectives.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ class Fidelity:
 class Linas:
     """Rounds of measuring a population, fitting a predictor and searching on the predictions.
 
-    The first population is random (or `warm_start`). After that each round fits one regressor for
+    The first population is half random, half of all sizes from the smallest to the largest (after
+    `warm_start`): members drawn at random are nearly all of middling size where choices are many,
+    and say little of the ends of the front. After that each round fits one regressor for
     each objective to all that was measured, runs an inner search on the predictions alone, and asks
     for what it ends with. Archs that differ only in choices that do not matter are one arch, and
     none is asked for twice: where the inner search brings too few new ones, they come from the
@@ -72,6 +75,8 @@ class Linas:
         warm_start: a front of another device, or archs, to begin with instead of chance; what is
             already in the store is not measured again.
         first: archs of the first population; `population` if None.
+        spread: let half of the first population be of all sizes; False draws every choice alike, as
+            the reference does.
         rounds: how many predicted rounds to make; None for as many as the search lasts.
         canonical: as `search` takes it, which hands it on.
 
@@ -82,9 +87,9 @@ class Linas:
         InputError: an argument does not fit.
         MissingExtraError: pymoo or scikit-learn is not installed.
 
-    Reference: Sarah et al. 2022, arXiv 2202.12954. We differ in that the largest and the smallest
-    arch are in the first population, the last population is measured too, and each inner search
-    has a seed of its own.
+    Reference: Sarah et al. 2022, arXiv 2202.12954. We differ in the first population (`spread`,
+    and the largest and the smallest arch are in it), in that the last population is measured too,
+    and in that each inner search has a seed of its own.
 
     Example:
         >>> from manynet.search import search
@@ -111,6 +116,7 @@ class Linas:
         inner: int | None = None,
         warm_start: Front | Iterable[Arch] = (),
         first: int | None = None,
+        spread: bool = True,
         rounds: int | None = None,
         canonical: Callable[[Arch], Arch] | None = None,
     ) -> None:
@@ -128,6 +134,7 @@ class Linas:
         self._breeder = Breeder(self._grid.sizes, self._rng)
         self._population, self._first, self._rounds = population, first, rounds
         self._warm = iter(_archs_of(warm_start))
+        self._spread_out = spread
         self._seen: set[Arch] = set()
         self._told: dict[Arch, Evaluation] = {}
         self._expected: dict[Arch, Reals] = {}
@@ -164,10 +171,15 @@ class Linas:
     # --- what to ask for
 
     def _beginning(self) -> Iterator[Arch]:
-        """Yield the ends of the space, the warm start, then archs at random."""
+        """Yield the ends of the space, the warm start, then archs of all sizes and at random."""
         space = self._grid.space
         yield from self._archs(self._grid.rows([space.largest, space.smallest]))
         yield from self._archs(self._grid.rows(self._warm))
+        half = -(-self._first // 2)
+        if self._spread_out:
+            sizes = self._archs(self._breeder.spread(half))
+            random = self._archs(self._grid.sample(self._rng, half))
+            yield from itertools.chain(*zip(sizes, random, strict=True))
         yield from self._chance()
 
     def _chance(self) -> Iterator[Arch]:
@@ -294,7 +306,12 @@ def weak_nas(
     Reference: Wu et al. 2021, "Stronger NAS with Weaker Predictors", arXiv 2102.10490. With more
     than one objective the rank is that of the predicted fronts.
     """
-    settings: dict[str, object] = {"engine": Sampled(), "canonical": canonical, **options}
+    settings: dict[str, object] = {
+        "engine": Sampled(),
+        "spread": False,
+        "canonical": canonical,
+        **options,
+    }
     return Linas(space, seed=seed, population=population, **settings)  # type: ignore[arg-type]
 
 
@@ -319,7 +336,13 @@ def one_shot(
         **options: of `Linas`.
     """
     first = (5 * population if evaluations is None else evaluations) - population
-    settings: dict[str, object] = {"first": first, "rounds": 1, "canonical": canonical, **options}
+    settings: dict[str, object] = {
+        "first": first,
+        "rounds": 1,
+        "spread": False,
+        "canonical": canonical,
+        **options,
+    }
     return Linas(space, seed=seed, population=population, **settings)  # type: ignore[arg-type]
 
 
