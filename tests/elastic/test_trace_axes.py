@@ -135,6 +135,15 @@ def test_parts_gathered_from_a_finer_sum() -> None:
     assert flatten(second) == flatten(parts[2])
 
 
+def test_what_is_joined_with_nothing_stays_itself() -> None:
+    axis = extent(4)
+    joined = concatenate([extent(0), axis])
+    assert joined == axis
+    unify(axis, joined)
+    assert size_of(flatten(axis)) == 4 and len(list(leaves(joined))) == 1
+    assert size_of(concatenate([extent(0), extent(0)])) == 0
+
+
 def test_nested_concatenations_are_flat() -> None:
     a, b, c = extent(2), extent(3), extent(4)
     (node,) = concatenate([concatenate([a, b]), c])

@@ -48,6 +48,24 @@ def einsum_attention(self: Any, x: Tensor) -> Tensor:
     return self.last(torch.einsum("bqk,bkd->bqd", scores, self.value(x)))
 
 
+def under_a_mask(self: Any, x: Tensor) -> Tensor:
+    y, inside = self.first(x), x.sum(-1) > 0
+    result = torch.zeros(*y.shape[:2], 3)
+    result[inside] = self.last(torch.relu(y[inside]))
+    return result
+
+
+def made_equally_large(self: Any, x: Tensor) -> Tensor:
+    rows, columns = torch.broadcast_tensors(self.rows(x)[:, :, None], self.columns(x)[:, None])
+    return self.last(torch.cat([rows, columns], -1)).sum((1, 2))
+
+
+def mixed_by_frequencies(self: Any, x: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(self.first(x), dim=1)
+    shifted = torch.fft.irfft(spectrum * spectrum.conj(), n=x.shape[1], dim=1)
+    return self.last(shifted)
+
+
 def skip_over_scales(self: Any, x: Tensor) -> Tensor:
     wide = self.down1(x)
     deep = self.up(functional.interpolate(self.down2(functional.max_pool2d(wide, 2)), (8, 8)))
@@ -99,6 +117,20 @@ PATTERNS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[int]]] 
                     value=nn.Linear(6, 12), last=nn.Linear(12, 3)),
         SEQUENCE,
         [8, 12],
+    ),
+    "positions under a mask of several dimensions": (
+        lambda: Net(under_a_mask, first=nn.Linear(6, 8), last=nn.Linear(8, 3)), SEQUENCE, [8],
+    ),
+    "tensors made equally large": (
+        lambda: Net(made_equally_large, rows=nn.Linear(6, 8), columns=nn.Linear(6, 8),
+                    last=nn.Linear(16, 3)),
+        SEQUENCE,
+        [8],
+    ),
+    "sequences as frequencies": (
+        lambda: Net(mixed_by_frequencies, first=nn.Linear(6, 8), last=nn.Linear(8, 3)),
+        SEQUENCE,
+        [8],
     ),
     "a U-Net": (
         lambda: Net(skip_over_scales, down1=conv(3, 8, 3), down2=conv(8, 16, 3), up=conv(16, 12),

@@ -92,19 +92,81 @@ def test_what_the_code_fails_without_stays_whole_and_is_named() -> None:
             assert torch.allclose(family.at(arch)(x), family.extract(arch)(x), atol=1e-6)
 
 
-def test_without_a_single_reason_the_error_names_the_failure() -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+class Demanding(nn.Module):
+    """Its code fails where its first two layers have fewer units together than it demands."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            if self.a.out_features + self.b.out_features < 8:
-                raise ValueError("too narrow")
-            return self.c(self.b(self.a(x)))
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least = least
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
 
-    with pytest.raises(TraceError, match=r"smallest member of Both .*too narrow.*keep="):
-        elastic(Both(), torch.randn(INPUT))
+    def forward(self, x: Tensor) -> Tensor:
+        if self.a.out_features + self.b.out_features < self.least:
+            raise ValueError("too narrow")
+        return self.c(self.b(self.a(x)))
+
+
+def test_of_two_that_fail_together_the_second_stays_whole() -> None:
+    model, x = Demanding(8), torch.randn(INPUT)
+    family = elastic(model, x)
+    assert [choice.name for choice in family.space.choices] == ["a.width"]
+    (note,) = [note for note in family.report().fixed if note.name == "b.width"]
+    assert "too narrow" in note.detail
+    assert family.at(family.space.smallest)(x).shape == (2, 5, 3)
+
+
+def test_where_every_member_fails_the_error_names_the_failure() -> None:
+    with pytest.raises(TraceError, match=r"smallest member of Demanding .*too narrow.*keep="):
+        elastic(Demanding(16), torch.randn(INPUT))
+
+
+class Sampling(nn.Module):
+    """Adds noise to what it computes, as autoencoders that sample do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mean, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean(torch.relu(self.first(x)))
+        return self.last(mean + torch.randn_like(mean))
+
+
+def test_what_random_numbers_are_drawn_along_stays_whole() -> None:
+    model, x = Sampling(), torch.randn(INPUT)
+    trace = trace_model(model, (x,))
+    frozen = {(note.tensor, note.dim): note.reason for note in trace.frozen}
+    assert frozen["mean.weight", 0] == "random numbers are drawn along it"
+    assert [axis.name for axis in trace.axes] == ["first.width"]
+
+
+class Twins(nn.Module):
+    """One list of blocks is gone through by the numbers of another, as by a shared cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.left = nn.ModuleList(Block(8) for _ in range(3))
+        self.right = nn.ModuleList(Block(8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        seen = []
+        for block in self.left:
+            y = block(y, None)
+            seen.append(y)
+        for i, block in enumerate(self.right):
+            y = block(y + seen[i], None)
+        return self.last(y)
+
+
+def test_a_list_that_another_goes_through_by_number_stays_whole() -> None:
+    model, x = Twins(), torch.randn(INPUT)
+    family = elastic(model, x)
+    depths = [choice.name for choice in family.space.choices if "depth" in choice.name]
+    assert depths == ["right.depth"]
+    (note,) = [note for note in family.report().fixed if note.name == "left.depth"]
+    assert "IndexError" in note.detail
 
 
 class Stage(nn.Module):

@@ -129,7 +129,8 @@ def _factors(dim: Extent) -> tuple[int, list[int]]:
 
 
 def concatenate(parts: Sequence[Extent]) -> Extent:
-    """Return the extent that lays `parts` end to end, in this order."""
+    """Return the extent that lays `parts` end to end, in this order; empty ones add nothing."""
+    parts = [part for part in parts if size_of(part)] or parts[:1]
     if len(parts) == 1:
         return parts[0]
     total = sum(size_of(part) for part in parts)
@@ -141,7 +142,7 @@ def concatenate(parts: Sequence[Extent]) -> Extent:
         flat = flatten(part)
         if len(flat) == 1 and flat[0].parts is not None:
             node.parts.extend(flat[0].parts)
-        elif size_of(flat):
+        else:
             node.parts.append(flat)
     return (node,)
 

@@ -7,6 +7,7 @@ looks at. The weights of the projections say what such a number follows.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 from torch import nn
@@ -41,6 +42,20 @@ def heads_of(module: nn.Module, record: Record) -> dict[str, Extent]:
         fits = {n: dim for n, dim in found.items() if size_of(dim) == vars(module)[n]}
         if fits:
             return fits
+    return _of_shared_keys(module, record) if wanted & _GROUPS else {}
+
+
+def _of_shared_keys(module: nn.Module, record: Record) -> dict[str, Extent]:
+    """Return what the number of groups follows where the keys are another layer's, of one head."""
+    queries = [child for name, child in module.named_children() if name.startswith("q")]
+    keys = [name for name, _ in module.named_children() if re.match(r"k(ey|v|_proj)", name)]
+    for child in () if keys else queries:
+        weight = child._parameters.get("weight")
+        if weight is not None and weight.dim() == 2 and record.knows(weight):
+            heads = flatten(record.dims(weight)[0])[:1]
+            fits = [name for name in _GROUPS if vars(module).get(name) == size_of(heads)]
+            if fits and heads[0].reason is None:
+                return dict.fromkeys(fits, heads)
     return {}
 
 

@@ -224,6 +224,17 @@ def _convolution(
     return result
 
 
+def _broadcast(
+    mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Any:
+    """Tie tensors that are made equally large: where none has size 1, they have to be before."""
+    first, *others = (mode.record.dims(tensor) for tensor in result)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            equate(a, b)
+    return result
+
+
 def _layer_norm(
     mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
 ) -> Any:
@@ -257,6 +268,7 @@ _CONVOLUTIONS = (
 _HANDLERS: dict[str, Handler] = {
     "__get__": _get,
     "__getitem__": _getitem,
+    "broadcast_tensors": _broadcast,
     "chunk": _chunk,
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
     "layer_norm": _layer_norm,

@@ -338,6 +338,16 @@ rule(
 )(_pool(3))
 
 
+@rule("_fft_c2c", "_fft_c2r", "_fft_r2c")
+def _fourier(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """Each frequency is made of all positions, in their order."""
+    dims = list(record.dims(args[0]))
+    for axis in args[1]:
+        freeze(dims[axis], "transformed into frequencies")
+        dims[axis] = extent(result.shape[axis], "transformed into frequencies")
+    record.put(result, dims)
+
+
 @rule("_grouped_mm")
 def _grouped_mm(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     left, right = args[:2]

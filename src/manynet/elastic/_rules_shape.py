@@ -53,7 +53,6 @@ for _name in (
     "elu_",
     "empty_like",
     "expand_as",
-    "exponential_",
     "fill_",
     "floor_divide",
     "full_like",
@@ -73,16 +72,12 @@ for _name in (
     "mish",
     "mish_",
     "native_dropout",
-    "normal_",
     "ones_like",
-    "rand_like",
-    "randn_like",
     "rrelu",
     "rrelu_with_noise",
     "selu",
     "silu_",
     "softplus",
-    "uniform_",
     "zero_",
     "zeros_like",
 ):  # element-wise, though PyTorch does not tag them all so
@@ -281,8 +276,8 @@ def _cut(dim: Extent, start: int, kept: int, step: int) -> Extent:
 
 @rule("index", "_unsafe_index")
 def _index(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
-    dims, indices = record.dims(args[0]), args[1]
-    picked = [axis for axis, index in enumerate(indices) if index is not None]
+    dims = record.dims(args[0])
+    picked = _picked(args[1])
     for axis in picked:
         freeze(dims[axis], "looked up by number")
     kept = [dim for axis, dim in enumerate(dims) if axis not in picked]
@@ -295,11 +290,23 @@ def _index(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.put(result, [*kept[:at], *new, *kept[at:]])
 
 
+def _picked(indices: Sequence[torch.Tensor | None]) -> list[int]:
+    """Return the dimensions that indices pick positions of; a mask picks in all of its own."""
+    picked: list[int] = []
+    axis = 0
+    for index in indices:
+        mask = index is not None and index.dtype in (torch.bool, torch.uint8)
+        count = index.dim() if index is not None and mask else 1
+        picked += range(axis, axis + count) if index is not None else ()
+        axis += count
+    return picked
+
+
 @rule("index_put", "index_put_", "_index_put_impl_")
 def _index_put(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     target, indices, values = args[:3]
     dims = record.dims(target)
-    picked = {axis for axis, index in enumerate(indices) if index is not None}
+    picked = _picked(indices)
     for axis in picked:
         freeze(dims[axis], "looked up by number")
     kept = [dim for axis, dim in enumerate(dims) if axis not in picked]
@@ -484,6 +491,18 @@ def _windows(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
 @rule("new_zeros", "new_empty", "new_ones", "new_full", "new_empty_strided")
 def _factory(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
     record.put(result, [extent(size) for size in result.shape])
+
+
+@rule("exponential_", "normal_", "rand_like", "randn_like", "uniform_")
+def _drawn(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """Other numbers are drawn for a channel that has another place."""
+    pointwise(record, args[:1], {}, result)
+    record.freeze(result, "random numbers are drawn along it")
+
+
+@rule("rand", "randn")
+def _drawn_anew(record: Record, args: Args, kwargs: Kwargs, result: Any) -> None:
+    record.fix(result, "random numbers are drawn along it")
 
 
 @rule("arange", "range", "linspace", "logspace")

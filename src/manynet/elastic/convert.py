@@ -287,27 +287,23 @@ class _Parts:
     def proved(
         self, choices: Sequence[Choice], runs: Sequence[Depth], whole: Sequence[Note]
     ) -> Family:
-        """Return the family whose smallest member runs.
+        """Return the family whose smallest member runs, and that with any one list shorter.
 
-        Where it does not, a choice stays whole without which the model's own code fails: it may
+        Where they do not, a choice stays whole without which the model's own code fails: it may
         pick a layer by a number that the trace has not seen, for example.
 
         Raises:
-            TraceError: the smallest member does not run, and no single choice is the reason.
+            TraceError: the smallest member does not run, whatever stays whole.
         """
-        family = self.family(choices, runs, whole)
-        error = _failure(family, family.space.smallest, self.inputs)
-        if error is None:
-            return family
-        failing = _failing(family, self.inputs)
-        left = [choice for choice in choices if choice.name not in failing]
-        if failing and left:
-            kept = [run for run in runs if run.choice not in failing]
-            notes = [
-                Note(name, f"whole: a member that has less of it fails: {describe_failure(why)}")
-                for name, why in failing.items()
-            ]
-            family = self.family(left, kept, [*whole, *notes])
+        family, error = self.family(choices, runs, whole), None
+        failing: dict[str, Exception] = {}
+        for find in (_failing_lists, _failing_alone, _failing_together):
+            found = find(family, self.inputs)
+            failing |= found
+            left = [choice for choice in choices if choice.name not in failing]
+            if found and left:
+                kept = [run for run in runs if run.choice not in failing]
+                family = self.family(left, kept, [*whole, *map(_whole_note, failing.items())])
             error = _failure(family, family.space.smallest, self.inputs)
             if error is None:
                 return family
@@ -317,14 +313,47 @@ class _Parts:
         ) from error
 
 
-def _failing(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
+def _whole_note(failing: tuple[str, Exception]) -> Note:
+    name, error = failing
+    return Note(name, f"whole: a member that has less of it fails: {describe_failure(error)}")
+
+
+def _failing_lists(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
+    """Return the lists that alone cannot be shorter, where there are several.
+
+    The code may go through one of them by the numbers of another.
+    """
+    names = [depth.choice for depth in family.blueprint.depths if depth.closes]
+    return _failing_of(names, family, inputs) if len(names) > 1 else {}
+
+
+def _failing_alone(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
     """Return the choices that alone, at their smallest, make the model's code fail, and how."""
+    return _failing_of([choice.name for choice in family.space.choices], family, inputs)
+
+
+def _failing_of(
+    names: Sequence[str], family: Family, inputs: tuple[Any, ...]
+) -> dict[str, Exception]:
     largest, smallest = family.space.largest, family.space.smallest
     found = {}
-    for choice in family.space.choices:
-        arch = {**largest, choice.name: smallest[choice.name]}
-        error = _failure(family, arch, inputs)
+    for name in names:
+        error = _failure(family, {**largest, name: smallest[name]}, inputs)
         if error is not None:
+            found[name] = error
+    return found
+
+
+def _failing_together(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
+    """Return the choices that make the code fail at their smallest beside those before them."""
+    arch: dict[str, Value] = dict(family.space.largest)
+    found = {}
+    for choice in family.space.choices:
+        smaller = {**arch, choice.name: family.space.smallest[choice.name]}
+        error = _failure(family, smaller, inputs)
+        if error is None:
+            arch = smaller
+        else:
             found[choice.name] = error
     return found
 
