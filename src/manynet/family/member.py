@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -53,12 +54,13 @@ class Forget:
     """Empties what forward passes have cached in dictionaries: the weights may have changed since.
 
     It is the forward pre-hook of a member whose modules hold empty dictionaries. Those that later
-    hold tensors are caches, of a table of biases for example.
+    hold tensors are caches, of a table of biases for example. It does not keep the modules alive:
+    a member that nobody holds any more is to go at once, with its weights.
     """
 
     def __init__(self, parts: Iterable[nn.Module]) -> None:
         self.places = [
-            (part, name)
+            (weakref.ref(part), name)
             for part in parts
             for name, value in vars(part).items()
             if type(value) is dict and not value and name not in _OWN
@@ -66,8 +68,9 @@ class Forget:
 
     def __call__(self, module: nn.Module, inputs: object) -> None:
         if not torch.compiler.is_compiling():
-            for part, name in self.places:
-                if caches_tensors(part.__dict__.get(name)):
+            for place, name in self.places:
+                part = place()
+                if part is not None and caches_tensors(part.__dict__.get(name)):
                     part.__dict__[name] = {}
 
     def __deepcopy__(self, memo: object) -> _Unbound:
