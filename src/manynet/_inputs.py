@@ -17,6 +17,7 @@ from manynet.errors import InputError
 __all__ = [
     "Batch",
     "Inputs",
+    "Named",
     "as_inputs",
     "batch_of",
     "batches",

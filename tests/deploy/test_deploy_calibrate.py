@@ -56,6 +56,88 @@ def test_it_is_what_pytorch_averages(offset: float, layout: torch.memory_format)
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-5)
 
 
+class Pixels(nn.Module):
+    """Sees how its inputs lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side_by_side: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.side_by_side.append(x.stride(1) == 1 and x.stride(3) == x.shape[1])
+        return x
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_channels_of_a_pixel_lie_side_by_side(channels: int) -> None:
+    sees = Pixels()
+    net = nn.Sequential(nn.Conv2d(channels, 4, 3), sees, nn.BatchNorm2d(4))
+    calibrate(net, torch.randn(32, channels, 8, 8), batch_size=16)
+    assert sees.side_by_side == [True, True]
+
+
+@pytest.mark.parametrize(("channels", "side"), [(5, 63), (8, 64), (300, 16)])
+def test_large_maps_too_are_what_pytorch_averages(channels: int, side: int) -> None:
+    net = nn.Sequential(nn.BatchNorm2d(channels))
+    batches = [3 * torch.randn(3, channels, side, side) + 20 for _ in range(2)]
+    expected = by_pytorch(net, batches)
+    calibrate(net, batches)
+    for ours, theirs in zip(statistics(net), statistics(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+class Viewing(nn.Module):
+    """Asks for pixels side by side, as many networks do before their head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1)
+
+
+def test_a_network_that_refuses_this_gets_the_data_as_they_are() -> None:
+    sees = Pixels()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        sees,
+        Viewing(),
+        nn.Linear(4 * 36, 5),
+        nn.BatchNorm1d(5),
+    )
+    batches = [torch.randn(n, 3, 8, 8) for n in (7, 5, 9)]
+    expected = by_pytorch(net, batches)
+    sees.side_by_side.clear()
+    calibrate(net, batches)
+    assert sees.side_by_side == [True, False, False, False]
+    for ours, theirs in zip(statistics(net), statistics(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-5)
+
+
+class Activated(nn.BatchNorm2d):
+    """A layer with a forward pass of its own, as in timm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def test_a_layer_may_be_called_often_and_do_more() -> None:
+    norm = Activated(4)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Conv2d(4, 4, 3), norm, nn.BatchNorm2d(4))
+    batches = [torch.randn(n, 3, 8, 8) for n in (7, 5)]
+    expected = by_pytorch(net, batches)
+    calibrate(net, batches)
+    assert int(norm.num_batches_tracked) == 4
+    for ours, theirs in zip(statistics(net), statistics(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-5)
+
+
+def test_no_other_process_is_waited_for() -> None:
+    modes = []
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4))
+    net[1].register_forward_hook(lambda layer, _, __: modes.append(layer.training))
+    calibrate(net, torch.randn(16, 3, 8, 8))
+    assert modes == [False]
+
+
 def test_all_else_stays() -> None:
     net = network().train()
     net[3].eval()
