@@ -94,7 +94,8 @@ class Average:
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
-        self.calls: list[Tensor] = []  # mean and variance of each call, of shape (2, channels)
+        self.calls: list[tuple[Tensor, Tensor]] = []  # mean and variance
+        self.spare: list[Tensor] = []  # zeros, of which many at once cost as much as one
         self.trains = not isinstance(layer, nn.SyncBatchNorm)  # would wait for other processes
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -105,19 +106,22 @@ class Average:
             raise ValueError("one value a channel has no variance; give batches of more samples")
         like = self.layer.running_mean
         native = self.trains and _side_by_side(values)
-        if native:
-            found = like.new_zeros(2, len(like))  # the call will fill it in
-            self.layer.running_mean, self.layer.running_var = found
+        if native:  # the call will fill them in
+            self.spare = self.spare or list(like.new_zeros(16, len(like)))
+            mean, variance = self.spare.pop(), self.spare.pop()
+            self.layer.running_mean, self.layer.running_var = mean, variance
         else:
-            found = torch.stack(_moments(values))
-            self.layer.running_mean, self.layer.running_var = found.to(like)
-            found[1] *= size / (size - 1)
-        self.layer.training = native
-        self.calls.append(found)
+            mean, variance = _moments(values)
+            self.layer.running_mean, self.layer.running_var = mean.to(like), variance.to(like)
+            variance = variance * (size / (size - 1))
+        if self.layer.training is not native:
+            self.layer.training = native
+        self.calls.append((mean, variance))
 
     def average(self) -> Tensor:
         """Return the averages of mean and variance over the calls, in double precision."""
-        return torch.stack(self.calls).mean(0, dtype=torch.float64)
+        each = torch.stack([value for call in self.calls for value in call])
+        return each.view(-1, 2, *each.shape[1:]).mean(0, dtype=torch.float64)
 
     def store(self, found: Tensor | None) -> None:
         """Give the layer the averages, in tensors of its own."""
