@@ -66,6 +66,16 @@ def mixed_by_frequencies(self: Any, x: Tensor) -> Tensor:
     return self.last(shifted)
 
 
+def cut_at_a_constant(self: Any, x: Tensor) -> Tensor:
+    y = self.first(x)
+    return self.left(y[..., :3]) + self.right(y[..., 3:])
+
+
+def cut_behind_a_constant(self: Any, x: Tensor) -> Tensor:
+    y = self.first(x)
+    return self.left(y[..., :-3]) + self.right(y[..., -3:])
+
+
 def skip_over_scales(self: Any, x: Tensor) -> Tensor:
     wide = self.down1(x)
     deep = self.up(functional.interpolate(self.down2(functional.max_pool2d(wide, 2)), (8, 8)))
@@ -131,6 +141,18 @@ PATTERNS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[int]]] 
         lambda: Net(mixed_by_frequencies, first=nn.Linear(6, 8), last=nn.Linear(8, 3)),
         SEQUENCE,
         [8],
+    ),
+    "cut at a constant": (
+        lambda: Net(cut_at_a_constant, first=nn.Linear(6, 8), left=nn.Linear(3, 4),
+                    right=nn.Linear(5, 4)),
+        SEQUENCE,
+        [5],
+    ),
+    "cut at a constant from the end": (
+        lambda: Net(cut_behind_a_constant, first=nn.Linear(6, 8), left=nn.Linear(5, 4),
+                    right=nn.Linear(3, 4)),
+        SEQUENCE,
+        [5],
     ),
     "a U-Net": (
         lambda: Net(skip_over_scales, down1=conv(3, 8, 3), down2=conv(8, 16, 3), up=conv(16, 12),

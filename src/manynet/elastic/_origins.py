@@ -249,9 +249,11 @@ class Origins:
             self.bind(left, other)
 
     def cut(self, bounds: slice, dim: Extent) -> None:
-        """Bind the bounds of a slice that has been taken of `dim`."""
+        """Bind the bounds of a slice that has been taken of `dim`; freeze what constants cut."""
         size = size_of(dim)
         for bound in (bounds.start, bounds.stop):
+            if type(bound) is int and bounds.step in (None, 1) and 0 < abs(bound) < size:
+                freeze(_end(dim, bound), "sliced at a constant in the code")
             if not isinstance(bound, SourcedInt) or int(bound) == 0:
                 continue
             if int(bound) == size:
@@ -278,6 +280,20 @@ def equate(left: Extent, right: Extent) -> None:
     """Unite two dimensions that the code takes to be equally long, unless they always are."""
     if not equally_long(left, right):
         unify(left, right)
+
+
+def _end(dim: Extent, bound: int) -> Extent:
+    """Return the positions of a sliced axis before a bound, or behind one that is negative."""
+    flat = flatten(dim)
+    parts = flat[0].parts if flat else None
+    if parts is None:
+        return dim
+    inner = size_of(flat[1:])
+    for count in range(1, len(parts)):
+        taken = parts[:count] if bound > 0 else parts[-count:]
+        if sum(map(size_of, taken)) * inner == abs(bound):
+            return tuple(node for part in taken for node in part)
+    return dim
 
 
 def _leading(dim: Extent, size: int) -> Extent | None:

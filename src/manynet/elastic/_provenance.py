@@ -186,7 +186,7 @@ def _narrow(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], re
 def _getitem(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
     tensor, index = args
     index = index if isinstance(index, tuple) else (index,)
-    if not isinstance(tensor, torch.Tensor) or not any(map(_is_sourced, index)):
+    if not isinstance(tensor, torch.Tensor) or not any(map(_is_bounded, index)):
         return result
     if not all(
         item is None or item is Ellipsis or isinstance(item, (slice, int)) for item in index
@@ -204,10 +204,8 @@ def _getitem(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], r
     return result
 
 
-def _is_sourced(item: object) -> bool:
-    return isinstance(item, slice) and (
-        isinstance(item.start, SourcedInt) or isinstance(item.stop, SourcedInt)
-    )
+def _is_bounded(item: object) -> bool:
+    return isinstance(item, slice) and (isinstance(item.start, int) or isinstance(item.stop, int))
 
 
 def _convolution(

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from manynet._inputs import device_of, evaluating, moved, positional
+from manynet._inputs import positional
 from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length
 from manynet.bindings.kernel import KernelTransform
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice
 from manynet.elastic._choices import Ratios, depth_choices, width_choices, with_activity
+from manynet.elastic._failing import failing_alone, failing_lists, failing_together, failure
 from manynet.elastic._kernels import ElasticKernel, find_kernels
 from manynet.elastic._reorder import Order, reorder, reorder_in_place
 from manynet.elastic._run import describe_failure
@@ -33,7 +33,7 @@ from manynet.elastic.importance import (
 )
 from manynet.errors import InputError, TraceError
 from manynet.family import Blueprint, Depth, Family, Follow, Note
-from manynet.space import Choice, Space, Value
+from manynet.space import Choice, Space
 
 __all__ = ["elastic"]
 
@@ -297,14 +297,14 @@ class _Parts:
         """
         family, error = self.family(choices, runs, whole), None
         failing: dict[str, Exception] = {}
-        for find in (_failing_lists, _failing_alone, _failing_together):
+        for find in (failing_lists, failing_alone, failing_together):
             found = find(family, self.inputs)
             failing |= found
             left = [choice for choice in choices if choice.name not in failing]
             if found and left:
                 kept = [run for run in runs if run.choice not in failing]
                 family = self.family(left, kept, [*whole, *map(_whole_note, failing.items())])
-            error = _failure(family, family.space.smallest, self.inputs)
+            error = failure(family, family.space.smallest, self.inputs)
             if error is None:
                 return family
         raise TraceError(
@@ -316,57 +316,3 @@ class _Parts:
 def _whole_note(failing: tuple[str, Exception]) -> Note:
     name, error = failing
     return Note(name, f"whole: a member that has less of it fails: {describe_failure(error)}")
-
-
-def _failing_lists(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
-    """Return the lists that alone cannot be shorter, where there are several.
-
-    The code may go through one of them by the numbers of another.
-    """
-    names = [depth.choice for depth in family.blueprint.depths if depth.closes]
-    return _failing_of(names, family, inputs) if len(names) > 1 else {}
-
-
-def _failing_alone(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
-    """Return the choices that alone, at their smallest, make the model's code fail, and how."""
-    return _failing_of([choice.name for choice in family.space.choices], family, inputs)
-
-
-def _failing_of(
-    names: Sequence[str], family: Family, inputs: tuple[Any, ...]
-) -> dict[str, Exception]:
-    largest, smallest = family.space.largest, family.space.smallest
-    found = {}
-    for name in names:
-        error = _failure(family, {**largest, name: smallest[name]}, inputs)
-        if error is not None:
-            found[name] = error
-    return found
-
-
-def _failing_together(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
-    """Return the choices that make the code fail at their smallest beside those before them."""
-    arch: dict[str, Value] = dict(family.space.largest)
-    found = {}
-    for choice in family.space.choices:
-        smaller = {**arch, choice.name: family.space.smallest[choice.name]}
-        error = _failure(family, smaller, inputs)
-        if error is None:
-            arch = smaller
-        else:
-            found[choice.name] = error
-    return found
-
-
-def _failure(
-    family: Family, arch: Mapping[str, Value], inputs: tuple[Any, ...]
-) -> Exception | None:
-    """Run a member once, so that a wrong trace is found here and not in training."""
-    try:
-        with torch.no_grad(), evaluating(family.at(arch)) as member:
-            member(*moved(inputs, device_of(member)))
-    except Exception as error:
-        return error
-    finally:
-        family.clear()  # what the member copied is not kept
-    return None
