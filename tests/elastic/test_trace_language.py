@@ -117,6 +117,39 @@ def test_the_number_of_queries_for_the_one_head_of_keys_is_followed(verify: Veri
     torch.testing.assert_close(exported(*inputs), member(*inputs))
 
 
+class BorrowedKeys(nn.Module):
+    """Attention that reads the keys of another layer: of one head, for all its queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_key_value_groups = 4
+        self.q_proj, self.o_proj = nn.Linear(6, 24), nn.Linear(24, 6)
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return what the heads read."""
+        query = self.q_proj(x).view(*x.shape[:2], -1, 6).transpose(1, 2)
+        if torch.compiler.is_exporting():
+            key, value = (t.repeat_interleave(self.num_key_value_groups, 1) for t in (key, value))
+        read = torch.softmax(query @ key.transpose(2, 3), -1) @ value
+        return self.o_proj(read.transpose(1, 2).flatten(2))
+
+
+def lending(self: Any, x: Tensor) -> Tensor:
+    return self.last(self.layer(x, self.key(x)[:, None], self.value(x)[:, None]))
+
+
+def test_the_number_of_queries_for_the_keys_of_another_layer_is_followed(verify: Verify) -> None:
+    parts = {"key": nn.Linear(6, 6), "value": nn.Linear(6, 6), "last": nn.Linear(6, 3)}
+    net, inputs = Net(lending, layer=BorrowedKeys(), **parts), (torch.randn(SEQUENCE),)
+    trace = verify(net, inputs)
+    followed = {a.name: dim[0].size for a, dim in trace.attributes.items()}
+    assert followed["num_key_value_groups"] == 4
+    family = elastic(net, inputs, width=(0.5, 1.0))
+    member = family.extract(family.space.smallest)
+    exported = torch.export.export(member, inputs).module()
+    torch.testing.assert_close(exported(*inputs), member(*inputs))
+
+
 def biased_attention(self: Any, x: Tensor) -> Tensor:
     query, key, value = (
         layer(x).view(*x.shape[:2], -1, 3).transpose(1, 2)

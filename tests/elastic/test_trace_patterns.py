@@ -71,6 +71,11 @@ def cut_at_a_constant(self: Any, x: Tensor) -> Tensor:
     return self.left(y[..., :3]) + self.right(y[..., 3:])
 
 
+def cut_at_a_constant_in_a_tensor(self: Any, x: Tensor) -> Tensor:
+    y, bound = self.first(x), torch.IntTensor([3])[0]
+    return self.left(y[..., :bound]) + self.right(y[..., bound:])
+
+
 def cut_behind_a_constant(self: Any, x: Tensor) -> Tensor:
     y = self.first(x)
     return self.left(y[..., :-3]) + self.right(y[..., -3:])
@@ -144,6 +149,12 @@ PATTERNS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[int]]] 
     ),
     "cut at a constant": (
         lambda: Net(cut_at_a_constant, first=nn.Linear(6, 8), left=nn.Linear(3, 4),
+                    right=nn.Linear(5, 4)),
+        SEQUENCE,
+        [5],
+    ),
+    "cut at a constant in a tensor": (
+        lambda: Net(cut_at_a_constant_in_a_tensor, first=nn.Linear(6, 8), left=nn.Linear(3, 4),
                     right=nn.Linear(5, 4)),
         SEQUENCE,
         [5],

@@ -19,7 +19,7 @@ from manynet.space import Value
 __all__ = ["failing_alone", "failing_lists", "failing_together", "failure"]
 
 _LENGTHS_TRIED = 4
-"""How many ways to shorten several lists have to work in a row."""
+"""How many ways to shorten several lists have to work in a row, at least: as many as there are."""
 
 
 def failing_lists(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exception]:
@@ -33,7 +33,7 @@ def failing_lists(family: Family, inputs: tuple[Any, ...]) -> dict[str, Exceptio
     found = _failing_of(names, family, inputs)
     values = {choice.name: choice.values for choice in family.space.choices}
     rng, passed = np.random.default_rng(0), 0
-    while passed < _LENGTHS_TRIED:
+    while passed < max(_LENGTHS_TRIED, len(names)):
         left = [name for name in names if name not in found]
         picked = {name: values[name][rng.integers(len(values[name]))] for name in left}
         lost = _first_failing(picked, family, inputs)

@@ -79,7 +79,15 @@ def _leading(queries: Extent, keys: Extent) -> Extent | None:
     """
     if len(queries) <= len(keys) or not keys:
         return None
-    if queries[-len(keys) :] == keys:
+    if _same(queries[-len(keys) :], keys):
         return ()
-    alike = len(keys) > 1 and queries[0] is keys[0] and queries[1 - len(keys) :] == keys[1:]
+    alike = len(keys) > 1 and queries[0] is keys[0] and _same(queries[1 - len(keys) :], keys[1:])
     return keys[:1] if alike else None
+
+
+def _same(left: Extent, right: Extent) -> bool:
+    """Return whether two extents are the same axes; frozen ones may be told apart, and are not."""
+    return all(
+        a is b or (a.reason is not None and b.reason is not None and a.size == b.size)
+        for a, b in zip(left, right, strict=True)
+    )

@@ -199,13 +199,21 @@ def _getitem(mode: Provenance, args: Sequence[Any], kwargs: Mapping[str, Any], r
             axis += tensor.dim() - taken
         elif item is not None:
             if isinstance(item, slice):
-                mode.origins.cut(item, mode.record.dims(tensor)[axis])
+                mode.origins.cut(_as_integers(item), mode.record.dims(tensor)[axis])
             axis += 1
     return result
 
 
+def _as_integers(item: slice) -> slice:
+    """Return a slice whose bounds are no tensors: such a bound is a constant as any other."""
+    bounds = (item.start, item.stop, item.step)
+    return slice(*(int(b) if isinstance(b, torch.Tensor) else b for b in bounds))
+
+
 def _is_bounded(item: object) -> bool:
-    return isinstance(item, slice) and (isinstance(item.start, int) or isinstance(item.stop, int))
+    return isinstance(item, slice) and any(
+        isinstance(bound, (int, torch.Tensor)) for bound in (item.start, item.stop)
+    )
 
 
 def _convolution(
