@@ -30,7 +30,7 @@ def heads_of(module: nn.Module, record: Record) -> dict[str, Extent]:
         record: the axes of its weights, after a run.
     """
     wanted = (_GROUPS | _HEADS | _SHARED) & vars(module).keys()
-    rows = list(_rows(module, record)) if wanted else []
+    rows = [_joined(dim) for dim in _rows(module, record)] if wanted else []
     for queries, keys in itertools.product(rows, rows):
         shared = _leading(queries, keys)
         if shared is None:
@@ -70,6 +70,16 @@ def _rows(module: nn.Module, record: Record) -> Iterator[tuple[Node, ...]]:
             for index, node in enumerate(rows[1:-1], 1):  # or as a fixed two of them in each head
                 if node.reason is not None:
                     yield (*rows[:index], *rows[index + 1 :])
+
+
+def _joined(dim: Extent) -> Extent:
+    """Return rows with frozen neighbors as one, however they were viewed."""
+    joined: list[Node] = []
+    for node in dim:
+        if joined and joined[-1].reason is not None and node.reason is not None:
+            node = Node(joined.pop().size * node.size, node.reason)  # noqa: PLW2901
+        joined.append(node)
+    return tuple(joined)
 
 
 def _leading(queries: Extent, keys: Extent) -> Extent | None:
