@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ FIRST_SPECIAL = 100
 """Numbers of special tokens that are too large for the vocabulary are given new ones from here."""
 LAYERS = 4
 POSITIONS = 128
+WINDOW = 8
 
 _ID = re.compile(r"(.*_)?(token_ids?|token_index|token_idx|pad_id|start_id|end_id)$")
 _VOCABULARY = re.compile(r".*vocab_size.*|.*_vocab|codebook_size|n_codes_total|num_hash_buckets")
@@ -35,11 +37,14 @@ _HEADS = re.compile(
 _RESIDUAL = ("hidden_size", "d_model", "n_embd", "embed_dim")
 _SHARED = re.compile(r"key_value|kv")
 """Heads that several heads share: few, so that one may be left."""
+_HOLDING_HEADS = re.compile("[qkv]_groups")
+"""Groups that heads lie in: as many stay, and so does what they divide."""
 _EACH = re.compile(r"(.*_)?(head_dim|headdim|d_head|d_kv|kv_channels|dim_head"
                    r"|rotary_dim|head_size|query_pre_attn_scalar)$")  # fmt: skip
 _WIDTH = re.compile(
     r"(?!.*(image|patch_size|kernel|window|stride|chunk|state|max|freq|crop|pool_size|mask_s))"
     r"(?!model_in_dim|feature_size)"  # what a spectrum has
+    r"(?!pos_emb_width)"  # positions, as its height
     r"(.*_)?((hidden|intermediate|embedding|embeddings|embed|embd|emb|projection|proj|ffn|mlp"
     r"|feature|features|codebook|lru|adapter|pooler|hid|model|in|out|output|bottleneck|conv|tdnn"
     r"|codevector|descriptor|latent|condition|prompt|query|text|visual|feedforward|expert|quantization)"
@@ -63,13 +68,17 @@ _TOP = re.compile(
     r"|(mamba_)?n_?groups"
 )
 _POSITIONS = re.compile(
-    r"(.*_)?(max_ep_len|max_.*position_embeddings|max_position_embeddings|n_positions|n_ctx|max_.*_positions|max_seq_len(gth)?"
+    r"(.*_)?(max_ep_len|max_num_patches|max_.*position_embeddings|max_position_embeddings|n_positions|n_ctx|max_.*_positions|max_seq_len(gth)?"
     r"|model_max_length)$"
 )
-_QUERIES = re.compile(r"(.*_)?(num_queries|num_query_tokens|num_latents|num_denoising)$")
+_QUERIES = re.compile(
+    r"(.*_)?(num_queries|num_query_tokens|latent_query_num|num_latents|num_denoising)$"
+)
 _PLACES = re.compile(r"ind(ic|ex)|idxs|layers$|blocks$|hook_ids")
 """Lists of numbers of layers."""
 _IMAGE = re.compile(r"(.*_)?(image_size|img_size)$")
+_PIXELS = re.compile(r"visual_prompt_size|.*feature_sizes")
+"""Sizes that are a share of the image's."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,8 @@ def shrinks(config: PreTrainedConfig, model: type) -> Iterator[Shrink]:
     for inner in _configs(config):
         for name, value in _own(inner):
             for size in _sizes(value):
-                if _HEADS.fullmatch(name) and size > 1 and not _SHARED.search(name):
+                own = _HEADS.fullmatch(name) and size > 1 and not _SHARED.search(name)
+                if own or _HOLDING_HEADS.fullmatch(name):
                     heads.append(size)
                 elif _EACH.fullmatch(name):
                     each.append(size)
@@ -116,10 +126,11 @@ def shrinks(config: PreTrainedConfig, model: type) -> Iterator[Shrink]:
         Shrink(by_heads, by_each),
         Shrink(by_heads, by_each, depth=False),
         Shrink(1, by_each),
+        Shrink(by_heads, 1),
         Shrink(),
         Shrink(cut=False, depth=False),
     ]
-    sections = _sections_of(model)
+    sections = _sections_of(model, config)
     yield from (replace(by, sections=sections) for by in dict.fromkeys(found))
 
 
@@ -142,11 +153,19 @@ def _rotated(config: PreTrainedConfig) -> float:
     return next((v for v in own if isinstance(v, float) and v > 0), 1.0)
 
 
-def _sections_of(model: type) -> tuple[int, ...]:
-    """Return the sections of a rotation that the code falls back to."""
-    code = Path(inspect.getfile(model)).read_text()
+def _sections_of(model: type, config: PreTrainedConfig) -> tuple[int, ...]:
+    """Return the sections of a rotation that the code falls back to.
+
+    Where it has nothing to fall back to and no config says more, there are four of equal size.
+    """
+    files = [Path(inspect.getfile(type(inner))) for inner in _configs(config)]
+    near = [f.with_name(f.name.replace("configuration", "modeling", 1)) for f in files]
+    own = [Path(inspect.getfile(model))] if model.__module__ in sys.modules else []
+    code = "".join(f.read_text() for f in dict.fromkeys([*own, *near]) if f.is_file())
     found = re.search(r'get\("mrope_section", \[([\d, ]+)\]', code)
-    return tuple(map(int, found[1].split(","))) if found else ()
+    if found:
+        return tuple(map(int, found[1].split(",")))
+    return (1, 1, 1, 1) if "len(self.mrope_section)" in code else ()
 
 
 def _power(size: float) -> int:
@@ -183,24 +202,10 @@ def shrunk(config: PreTrainedConfig, by: Shrink, ids: dict[int, int] | None = No
     ids = {} if ids is None else ids
     given = {}
     for field in dataclasses.fields(config):
-        name = field.name
-        if name.startswith("_"):
-            continue
-        value = _get(config, name)
-        if value is None and name in _MISSING:
-            given[name] = _MISSING[name]
-        elif name == "width_coefficient":  # all widths go through it, and are rounded after it
-            given[name] = 0.25
-        elif isinstance(value, PreTrainedConfig):
-            given[name] = shrunk(value, by, ids)
-        elif name == "rope_parameters" and value and isinstance(value, dict):
-            given[name] = _rotation(config, value, by)
-        elif value is not None and (field.default is not None or _given_always(name, value)):
-            given[name] = _value(name, value, by, ids, _depth_of(config))
-    if "width_coefficient" in given:
-        given |= {n: v for n, v in _own(config) if n in given and _WIDTH.fullmatch(n)}
-        if "hidden_dim" in given:  # but this one: it is the last of them, after the coefficient
-            given["hidden_dim"] = int(config.hidden_dim * 0.25 / config.width_coefficient)
+        value = None if field.name.startswith("_") else _of_field(config, field, by, ids)
+        if value is not None:
+            given[field.name] = value
+    _fit_together(config, given)
     derived = _derived(config)
     if derived and "head_dim" in {f.name for f in dataclasses.fields(config)} - given.keys():
         given["head_dim"] = derived[0] // by.each  # where a config leaves it to the code
@@ -209,6 +214,65 @@ def shrunk(config: PreTrainedConfig, by: Shrink, ids: dict[int, int] | None = No
             "out_indices", list(config.out_indices), by, ids, _depth_of(config)
         )
     return type(config)(**{k: v for k, v in given.items() if k not in _BASE})
+
+
+def _of_field(
+    config: PreTrainedConfig, field: dataclasses.Field[Any], by: Shrink, ids: dict[int, int]
+) -> Any:
+    """Return what a smaller config is given for a field; None to leave it to the config."""
+    name, value = field.name, _get(config, field.name)
+    if value is None:
+        return _demanded(config, name)
+    if isinstance(value, PreTrainedConfig):
+        return shrunk(value, by, ids)
+    if name == "width_coefficient":  # all widths go through it, and are rounded after it
+        return 0.25
+    if value and _PIXELS.fullmatch(name):
+        return _scaled(value, _share_of_image(config, by))
+    if name == "rope_parameters" and value and isinstance(value, dict):
+        return _rotation(config, value, by)
+    given = field.default is not None or _given_always(name, value)
+    return _value(name, value, by, ids, _depth_of(config)) if given else None
+
+
+def _fit_together(config: PreTrainedConfig, given: dict[str, Any]) -> None:
+    """Set what follows from other parts of the smaller config."""
+    if "width_coefficient" in given:
+        given |= {n: v for n, v in _own(config) if n in given and _WIDTH.fullmatch(n)}
+        if "hidden_dim" in given:  # but this one: it is the last of them, after the coefficient
+            given["hidden_dim"] = int(config.hidden_dim * 0.25 / config.width_coefficient)
+    text = given.get("text_config")
+    for part in given.values() if text is not None else ():
+        if type(getattr(part, "out_hidden_size", None)) is int:
+            part.out_hidden_size = text.hidden_size  # it hands its results to the text
+
+
+def _demanded(config: PreTrainedConfig, name: str) -> int | None:
+    """Return what a config leaves to its user: sizes, tokens, the window of its layers."""
+    types = _get(config, "layer_types") or ()
+    slides = "sliding_attention" in types or hasattr(config, "num_sliding_attention_heads")
+    return WINDOW if name == "sliding_window" and slides else _MISSING.get(name)
+
+
+def _share_of_image(config: PreTrainedConfig, by: Shrink) -> float:
+    """Return which share is left of the patches on an image's side, or of its pixels."""
+    found: dict[str, int] = {}
+    for inner in _configs(config):
+        for name in ("image_size", "max_img_size", "patch_size"):
+            sizes = _sizes(_get(inner, name))
+            if sizes:
+                found.setdefault(name.replace("max_img", "image"), sizes[0])
+    side, patch = found.get("image_size", 0), found.get("patch_size", 1)
+    if not side or not by.cut:
+        return 1.0
+    smaller = _count("patch_size", patch, by, LAYERS)
+    return _count("image_size", side, by, LAYERS) / smaller / (side / patch)
+
+
+def _scaled(value: Any, share: float) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_scaled(item, share) for item in value)
+    return max(1, round(value * share))
 
 
 _MISSING = {
@@ -221,6 +285,8 @@ _MISSING = {
     "audio_token_id": VOCABULARY - 2,
     "audio_token_index": VOCABULARY - 2,
     "video_token_id": VOCABULARY - 3,
+    "video_token_index": VOCABULARY - 3,
+    "num_experts_per_tok": 2,
 }
 """What a config demands of its user."""
 _BASE = {"transformers_version", "id2label", "label2id", "dtype", "architectures"}
@@ -267,6 +333,11 @@ def _list(name: str, value: Any, by: Shrink, ids: dict[int, int], depth: int) ->
     """Return a list with an entry less for each layer less, its numbers of layers moved along."""
     if by.depth and depth > LAYERS and len(value) in (depth, depth + 1):
         value = value[: len(value) - depth + LAYERS]
+    if name == "subsampling_conv_channels":  # they fit the bands of a spectrum
+        return value
+    if by.cut and _IMAGE.fullmatch(name) and len(value) == 2 and max(value) % min(value) == 0:
+        smaller = _count(name, min(value), by, depth)
+        return type(value)(side * smaller // min(value) for side in value)
     numbers = _sizes(value) == list(value) and LAYERS < max(value, default=0) <= depth
     if by.depth and numbers and _PLACES.search(name) and not _DEPTH.fullmatch(name):
         return type(value)(number * LAYERS // depth for number in value)
@@ -296,6 +367,7 @@ _COUNTS = (
     (re.compile("topk_group"), 1),
     (_POSITIONS, POSITIONS),
     (_QUERIES, 8),
+    (re.compile("attention_window"), WINDOW),
 )
 """How many there may be."""
 
@@ -328,7 +400,8 @@ def _rotation(config: PreTrainedConfig, value: dict[str, Any], by: Shrink) -> di
     rotated = int(head * value.get("partial_rotary_factor", 1.0)) // by.each
     half = (rotated + 1) // 2
     smaller = [max(1, half * size // sum(sections)) for size in sections]
-    smaller[0] += half - sum(smaller)
+    alike = len(sections) > 2 and sections[0] == sections[1] != sections[-1]
+    smaller[-1 if alike else 0] += half - sum(smaller)  # height and width stay as they are
     return {**value, "mrope_section": smaller}
 
 

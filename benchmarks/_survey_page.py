@@ -30,7 +30,9 @@ outputs, which are never cut, so that the width of the residual stream stays who
 A choice is one of heads where it is called so, or where it counts groups of a linear layer's rows,
 each of several, as the heads of a query do.
 
-The order in which types are checked is shuffled and the same in every run.
+A model that its config freezes trains for the checks. The order in which types are checked is
+shuffled and the same in every run; `--failed` checks again what was no correct family, and other
+rows are as they were when their type was last checked.
 """
 
 

@@ -144,9 +144,18 @@ def _built(name: str, errors: list[str]) -> Any:
             if count > LARGEST:
                 raise ValueError(f"{count:,} parameters are left")
             torch.manual_seed(0)
-            yield model_type(config).float().eval(), config
+            yield thawed(model_type(config)).float().eval(), config
         except Exception as error:
             errors.append(_said(error))
+
+
+def thawed(model: Any) -> Any:
+    """Let a model train that its config has frozen as a whole or but for little."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if 2 * trained < sum(p.numel() for p in model.parameters()):
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+    return model
 
 
 def without_caches(config: Any) -> Any:
