@@ -99,7 +99,8 @@ def _peak(name: str, recipe: str, side: str) -> None:
     else:
         plain, inputs = NETWORKS[name](BATCH)
         step = stepper(plain.train(), plain, inputs)
-    forget_peak()  # that of making them
+    held_mib()  # gives back what making them has freed
+    forget_peak()
     for _ in range(10):
         step()
     print(peak_mib() - before)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -139,3 +140,54 @@ def test_a_leaf_is_freed_without_the_garbage_collector(weight: nn.Parameter, kin
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_gradients_that_a_binding_passes_on_share_no_memory() -> None:
+    """A sum of views hands the same memory to each of its operands."""
+    first, second = (nn.Parameter(torch.randn(2, 3)) for _ in range(2))
+    reading = Computed(
+        ("a", "b"),
+        lambda tensors: tensors[0].view(6) + tensors[1].view(6),
+        (Part("a", (WHOLE, WHOLE)), Part("b", (WHOLE, WHOLE))),
+    )
+    leaf = bind(reading, {"a": first, "b": second}, Touched())
+    factor = torch.randn(6)
+    for number in range(1, 3):
+        (leaf.tensor * factor).sum().backward()
+        for source in (first, second):
+            assert source.grad is not None
+            assert torch.allclose(source.grad, number * factor.view(2, 3))
+    assert first.grad.data_ptr() != second.grad.data_ptr()  # type: ignore[union-attr]
+
+
+def test_a_gradient_that_is_passed_on_as_it_is_is_not_copied() -> None:
+    source = nn.Parameter(torch.randn(2, 3))
+    reading = Computed(("w",), lambda tensors: tensors[0] + 1, (Part("w", (WHOLE, WHOLE)),))
+    leaf = bind(reading, {"w": source}, Touched())
+    arrived: list[int] = []
+    leaf.tensor.register_hook(lambda grad: arrived.append(grad.data_ptr()))
+    (leaf.tensor * torch.randn(2, 3)).sum().backward()
+    assert source.grad is not None
+    assert arrived == [source.grad.data_ptr()]
+
+
+def test_what_is_computed_again_keeps_no_graph_and_gives_the_same_gradients() -> None:
+    weight = nn.Parameter(torch.randn(2, 3))
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def squared(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        inner = tensors[0].exp()
+        kept.append(weakref.ref(inner))
+        return inner * inner
+
+    reading = Computed(("w",), squared, (Part("w", (WHOLE, WHOLE)),), again=True)
+    leaf = bind(reading, {"w": weight}, Touched())
+    assert leaf.pull is not None
+    for number in range(1, 3):
+        with torch.no_grad():
+            leaf.pull(leaf.tensor, True)
+        assert kept[-1]() is None
+        leaf.tensor.sum().backward()
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, 2 * number * (2 * weight).exp())
+    assert len(kept) == 5  # when it was bound, and twice a pass

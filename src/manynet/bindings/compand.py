@@ -30,7 +30,7 @@ class Curve:
     Args:
         forward: the function.
         inverse: its inverse.
-        slope: its derivative.
+        slope: its derivative; it may write into its argument, which is not needed afterwards.
         limit: what it stays below; infinite for one without a limit.
     """
 
@@ -41,18 +41,20 @@ class Curve:
 
 
 CURVES = {
-    "arctan": Curve(torch.atan, torch.tan, lambda u: 1 / (1 + u * u), math.pi / 2),
-    "tanh": Curve(torch.tanh, torch.atanh, lambda u: 1 - u.tanh().square(), 1.0),
+    "arctan": Curve(
+        torch.atan, torch.tan, lambda u: u.square_().add_(1).reciprocal_(), math.pi / 2
+    ),
+    "tanh": Curve(torch.tanh, torch.atanh, lambda u: u.tanh_().square_().neg_().add_(1), 1.0),
     "softsign": Curve(
         lambda u: u / (1 + u.abs()),
         lambda y: y / (1 - y.abs()),
-        lambda u: (1 + u.abs()).square().reciprocal(),
+        lambda u: u.abs_().add_(1).square_().reciprocal_(),
         1.0,
     ),
     "mu-law": Curve(
         lambda u: u.sign() * u.abs().log1p(),
         lambda y: y.sign() * y.abs().expm1(),
-        lambda u: (1 + u.abs()).reciprocal(),
+        lambda u: u.abs_().add_(1).reciprocal_(),
         math.inf,
     ),
 }
@@ -131,7 +133,10 @@ def compand(latent: Tensor, height: Tensor, width: Tensor, *, curve: str = "arct
 
 
 class _Compand(torch.autograd.Function):
-    """The weights, and their derivative from the latent numbers alone: nothing else is kept."""
+    """The weights, and their derivative from the latent numbers alone: nothing else is kept.
+
+    Memory of the weight's size is asked for once, for the result; all else happens in place.
+    """
 
     @staticmethod
     def forward(ctx: Any, latent: Tensor, height: Tensor, width: Tensor, curve: Curve) -> Tensor:
@@ -139,7 +144,7 @@ class _Compand(torch.autograd.Function):
         ctx.save_for_backward(latent, height, width)
         wide = torch.promote_types(latent.dtype, torch.float32)
         ratio = latent.to(wide) / width.to(wide)
-        return (height.to(wide) * curve.forward(ratio)).to(latent.dtype)
+        return curve.forward(ratio).mul_(height.to(wide)).to(latent.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -147,14 +152,15 @@ class _Compand(torch.autograd.Function):
         wide = torch.promote_types(latent.dtype, torch.float32)
         tall, broad, grad = height.to(wide), width.to(wide), grad.to(wide)
         ratio = latent.to(wide) / broad
-        inner = grad * ctx.curve.slope(ratio) * (tall / broad)
-        own, of_height, of_width, _ = ctx.needs_input_grad
+        _, of_height, of_width, _ = ctx.needs_input_grad
+        by_height = grad * ctx.curve.forward(ratio) if of_height else None
+        kept = ratio.clone() if of_width else None
+        inner = ctx.curve.slope(ratio).mul_(grad).mul_(tall / broad)
+        by_width = None if kept is None else kept.mul_(inner).neg_()
         return (
-            inner.to(latent.dtype) if own else None,
-            (grad * ctx.curve.forward(ratio)).sum_to_size(height.shape).to(height.dtype)
-            if of_height
-            else None,
-            (-inner * ratio).sum_to_size(width.shape).to(width.dtype) if of_width else None,
+            inner.to(latent.dtype),
+            None if by_height is None else by_height.sum_to_size(height.shape).to(height.dtype),
+            None if by_width is None else by_width.sum_to_size(width.shape).to(width.dtype),
             None,
         )
 

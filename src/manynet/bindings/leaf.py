@@ -7,6 +7,7 @@ The forward pass stays the user's own, and a parameter's storage never moves.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ def _bind_computed(
     tensor = _computed_parameter(value, sources)
     through = [derived[name] for name in reading.sources if name in derived]
     if through and len(through) == len(sources):  # the shared tensors behind tell what matters
-        reading = Computed(reading.sources, reading.function, reading.parts)
+        reading = dataclasses.replace(reading, sparse=False)
     link = _Compute(sources, reading, touched, through)
     if tensor.requires_grad:
         tensor.register_post_accumulate_grad_hook(link.arrived)
@@ -203,6 +204,7 @@ class _Compute:
     def traced(self, track: bool) -> Tensor:
         """Return the value without its graph, which is kept for the gradient if `track`."""
         self.graph = None
+        track = track and not self.reading.again
         with torch.set_grad_enabled(track):
             value = self.value()
         self._keep(value if track and value.requires_grad else None)
@@ -220,12 +222,13 @@ class _Compute:
         if grad is None:
             return
         reached = set()
+        storages = _Storages(grad)
         for source, own in zip(self.trained, self.gradients(grad), strict=True):
             if own is not None:
                 reached.add(self.reading.sources[source])
                 shared = self.sources[source]
                 if shared.grad is None:
-                    shared.grad = own.clone() if own is grad else own.contiguous()
+                    shared.grad = storages.own(own)
                 else:
                     shared.grad.add_(own)
         for derived in self.through:
@@ -256,7 +259,10 @@ class _Compute:
     def gradients(self, grad: Tensor) -> tuple[Tensor | None, ...]:
         graph = self._built()
         inputs = [self.stand_ins[n] for n in self.trained]
-        return torch.autograd.grad(graph, inputs, grad, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(graph, inputs, grad, retain_graph=True, allow_unused=True)
+        if self.reading.again:
+            self.graph = None
+        return found
 
     def reached(self) -> dict[str, Tensor]:
         """Return which entries of each source a gradient can reach now: those that matter.
@@ -272,3 +278,27 @@ class _Compute:
         probe = torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype)
         found = zip(self.trained, self.gradients(probe + 0.5), strict=True)
         return {self.reading.sources[n]: grad != 0 for n, grad in found if grad is not None}
+
+
+class _Storages:
+    """Gives each shared gradient memory of its own, and copies only what another one has too.
+
+    The gradient that arrived is nobody's any more, so that where the binding passes it on as it is
+    it need not be copied; in several processes it may be memory that they exchange.
+    """
+
+    def __init__(self, arrived: Tensor) -> None:
+        self.taken = {_storage(arrived)} if wrapped() else set()
+
+    def own(self, grad: Tensor) -> Tensor:
+        """Return `grad`, or a copy where its memory is taken, larger, or in another order."""
+        storage = _storage(grad)
+        free = storage not in self.taken and grad.untyped_storage().nbytes() == grad.nbytes
+        if not (free and grad.is_contiguous()):
+            return grad.clone(memory_format=torch.contiguous_format)
+        self.taken.add(storage)
+        return grad
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class TopK(Operation, kind="top_k"):
     Reference: Ramanujan et al. 2020, arXiv 1911.13299; Wortsman et al. 2020, arXiv 2006.14769.
     """
 
+    again: ClassVar[bool] = True
     scores: Binding
     density: float | ByArch = 0.5
 
@@ -72,7 +73,7 @@ class _Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (scores,) = ctx.saved_tensors
-        return grad * scores.sign(), None
+        return scores.sign().mul_(grad), None
 
 
 def all_but_smallest(size: Tensor, count: int) -> Tensor:

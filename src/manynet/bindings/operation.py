@@ -74,6 +74,9 @@ class Operation(Binding):
     kind: ClassVar[str]
     sparse: ClassVar[bool] = False
     """Whether some entries of an operand may not matter, so that steps must leave them alone."""
+    again: ClassVar[bool] = False
+    """Whether to compute the value again for its gradient, since what that takes is large to keep
+    from the forward pass on, and quick to make."""
     once: ClassVar[bool] = False
     """Whether the value, of a `shape` that is a field, is computed once for all that read it."""
 
@@ -122,8 +125,10 @@ class Operation(Binding):
             return self.value(arch, *values)
 
         parts = [part for reading in below for part in parts_of(reading)]
-        sparse = self.sparse or any(isinstance(r, Computed) and r.sparse for r in below)
-        return Computed(names, compute, tuple(parts), sparse)
+        computed = [reading for reading in below if isinstance(reading, Computed)]
+        sparse = self.sparse or any(reading.sparse for reading in computed)
+        again = self.again or any(reading.again for reading in computed)
+        return Computed(names, compute, tuple(parts), sparse, again)
 
     def to_json(self, table: DimTable) -> dict[str, object]:
         """Return the binding as JSON values: its kind and its fields."""
@@ -181,7 +186,11 @@ def narrow(reading: Reading, index: tuple[Index, ...]) -> Reading:
         return reading
     function = reading.function
     return Computed(
-        reading.sources, lambda tensors: part_of(function(tensors), part), reading.parts, True
+        reading.sources,
+        lambda tensors: part_of(function(tensors), part),
+        reading.parts,
+        True,
+        reading.again,
     )
 
 

@@ -62,12 +62,15 @@ class Computed:
             member is trained.
         sparse: whether some entries of the parts do not matter either, such as those behind a
             mask. Which, a guarded optimizer then finds out from the function itself.
+        again: whether the function is called once more when its gradient arrives, and nothing is
+            kept until then.
     """
 
     sources: tuple[str, ...]
     function: Callable[[Sequence[Tensor]], Tensor]
     parts: tuple[Part, ...]
     sparse: bool = False
+    again: bool = False
 
 
 Reading = Part | Computed

@@ -10,7 +10,7 @@ from torch import Tensor
 from manynet.bindings.operation import ByArch, Operation, setting
 from manynet.bindings.pack import Integers, packed_bytes
 from manynet.bindings.protocol import Binding
-from manynet.bindings.rounding import learned_round
+from manynet.bindings.rounding import learned_round, straight_through
 from manynet.errors import InputError
 from manynet.space import Arch
 
@@ -69,8 +69,7 @@ class Quantize(Operation, kind="quantize"):
         if bits >= _WHOLE:
             return weight
         if scale is None:
-            rounded = self.integers(arch, weight.detach()).weight()
-            return rounded + (weight - weight.detach())  # the value is exactly the rounded one
+            return straight_through(weight, lambda w: self.integers(arch, w).weight())
         half = 2 ** (bits - 1)
         own = None if offset is None or setting(self.symmetric, arch) else offset.view(-1, 1)
         rows = self._groups(arch, weight)
@@ -93,14 +92,16 @@ class Quantize(Operation, kind="quantize"):
             step = scale.view(-1, 1).abs().clamp_min(1e-12)
             own = None if symmetric or offset is None else offset.view(-1, 1)
         elif symmetric:
-            step = (rows.abs().amax(1, keepdim=True) / (half - 1)).clamp_min(1e-12)
+            most_below = -rows.amin(1, keepdim=True)  # no second tensor of the rows' size
+            largest = torch.maximum(rows.amax(1, keepdim=True), most_below)
+            step = (largest / (half - 1)).clamp_min(1e-12)
         else:
             low = rows.amin(1, keepdim=True).clamp_max(0)
             high = rows.amax(1, keepdim=True).clamp_min(0)
             step = ((high - low) / most).clamp_min(1e-12)
             zero = (-low / step).round()
-        levels = ((rows if own is None else rows - own) / step).round()
-        integers = (levels + (half if zero is None else zero)).clamp(0, most)
+        levels = ((rows if own is None else rows - own) / step).round_()
+        integers = levels.add_(half if zero is None else zero).clamp_(0, most)
         return Integers(integers, step, zero, bits, tuple(weight.shape), own)
 
     def _groups(self, arch: Arch, weight: Tensor) -> Tensor:

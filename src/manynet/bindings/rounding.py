@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["best_levels", "learned_round"]
+__all__ = ["best_levels", "learned_round", "straight_through"]
 
 _CANDIDATES, _POWER = 80, 2.4
+
+
+def straight_through(x: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `rounded(x)`, whose gradient goes to `x` as it is.
+
+    Example:
+        >>> w = torch.tensor([0.4, 0.6], requires_grad=True)
+        >>> straight_through(w, torch.round).sum().backward()
+        >>> w.grad
+        tensor([1., 1.])
+    """
+    found: Tensor = _Straight.apply(x, rounded)
+    return found
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+        return rounded(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 def learned_round(
