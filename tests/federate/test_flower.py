@@ -17,7 +17,7 @@ from torch import nn
 
 import manynet as mn
 from manynet.errors import InputError, MissingExtraError
-from manynet.federate import Client, federate, fit, merge, update_of
+from manynet.federate import Client, Exchange, federate, fit, merge, update_of
 from manynet.federate._rounds import draw_round
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -61,9 +61,10 @@ def infinite(member: nn.Module, data: Any, *, seed: int) -> None:
 
 @pytest.mark.skipif(INSTALLED, reason="Flower is installed")
 def test_without_flower_the_error_names_the_extra() -> None:
-    from manynet.federate.flower import FamilyStrategy, client_app, simulate
+    from manynet.federate.flower import FamilyStrategy, client_app, on_flower, simulate
 
     for run in (
+        lambda: on_flower(family(), clients(), print),
         lambda: simulate(family(), clients(), rounds=1),
         lambda: client_app(family(), clients()),
         lambda: FamilyStrategy(family(), {"a": {}}),
@@ -104,6 +105,55 @@ def test_a_client_that_fails_is_left_out_of_the_round() -> None:
         updates.append(update_of(ours, named[place], member))
     for name, tensor in merge(ours.state_dict(), updates).items():
         torch.testing.assert_close(theirs.state_dict()[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+@needs_flower
+@pytest.mark.slow
+def test_fedconv_gives_the_weights_that_it_gives_here() -> None:
+    from manynet.federate.flower import on_flower
+    from manynet.systems.fedconv import Settings, train_fedconv
+
+    public = ((X[60:90], Y[60:90]), (X[90:], Y[90:]))
+    how = Settings(1, 1, 2, 2, 8)
+    named = clients()
+    ours = train_fedconv(family(), named, public, rounds=2, how=how)
+    theirs = on_flower(
+        family(),
+        named,
+        lambda exchange: train_fedconv(
+            family(), named, public, rounds=2, how=how, exchange=exchange
+        ),
+        backend=CPU,
+    )
+    for client in named:
+        expected = ours.extract(client.arch).state_dict()
+        for name, tensor in theirs.extract(client.arch).state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@needs_flower
+@pytest.mark.slow
+def test_a_server_decides_about_training_and_nothing_else() -> None:
+    from manynet.federate.flower import on_flower
+
+    def server(exchange: Exchange) -> list[str]:
+        good, bad = {"seed": 1, "epochs": 1}, {"seed": 1, "folder": "elsewhere"}
+        network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+        return [*exchange({"c0": (network, good)}), *exchange({"c0": (network, bad)})]
+
+    assert on_flower(family(), clients()[:1], server, backend=CPU) == ["c0"]
+
+
+@needs_flower
+@pytest.mark.slow
+def test_what_a_server_raises_is_raised_here() -> None:
+    from manynet.federate.flower import on_flower
+
+    def server(exchange: object) -> None:
+        raise ZeroDivisionError("no round")
+
+    with pytest.raises(ZeroDivisionError, match="no round"):
+        on_flower(family(), clients()[:1], server, backend=CPU)
 
 
 @needs_flower

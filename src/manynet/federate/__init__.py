@@ -4,7 +4,7 @@ A client gets the member that it can carry; `merge` averages updates of equal, n
 by the parts of the shared tensors that they are of. `federate` simulates all of it in one process.
 """
 
-from manynet.federate._local import Fit, fit, put_whole, samples_in
+from manynet.federate._local import Exchange, Fit, Job, Local, fit, put_whole, samples_in
 from manynet.federate._mean import RunningMean
 from manynet.federate._merge import merge
 from manynet.federate._rounds import Client, Round, federate, update_of
@@ -13,7 +13,10 @@ from manynet.federate._update import Update
 
 __all__ = [
     "Client",
+    "Exchange",
     "Fit",
+    "Job",
+    "Local",
     "Round",
     "RunningMean",
     "Update",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,7 @@ from manynet.errors import InputError
 from manynet.family import Family
 from manynet.train import Task, TrainData, train
 
-__all__ = ["Fit", "fit", "put_whole", "samples_in"]
+__all__ = ["Exchange", "Fit", "Job", "Local", "fit", "put_whole", "samples_in"]
 
 
 class Fit(Protocol):
@@ -21,6 +22,17 @@ class Fit(Protocol):
 
     def __call__(self, network: nn.Module, data: Any, /, *, seed: int) -> object:
         """Train `network` on `data`; every random number follows from `seed`."""
+
+
+Job = tuple[nn.Module, Mapping[str, Any]]
+"""What a client is sent: a network, and plain options for training it, `seed` among them."""
+
+
+class Exchange(Protocol):
+    """Lets clients train, in place, the networks that a server sends them."""
+
+    def __call__(self, jobs: Mapping[str, Job], /) -> Mapping[str, float]:
+        """Return the numbers of samples of those who have trained; both by clients' names."""
 
 
 def fit(network: nn.Module, data: TrainData, **options: Any) -> None:
@@ -47,6 +59,24 @@ def fit(network: nn.Module, data: TrainData, **options: Any) -> None:
     # a family of one: its only member is the network itself
     alone = Family(network)
     train(alone, data, **{**defaults, **options})
+
+
+class Local:
+    """The exchange with clients that are simulated here, one after another.
+
+    Args:
+        data: of each client, by its name.
+        local: trains a network in place; it takes the options of a job.
+    """
+
+    def __init__(self, data: Mapping[str, Any], local: Callable[..., object] = fit) -> None:
+        self.data, self.local = data, local
+
+    def __call__(self, jobs: Mapping[str, Job], /) -> Mapping[str, float]:
+        """Let each client train its network."""
+        for name, (network, options) in jobs.items():
+            self.local(network, self.data[name], **options)
+        return {name: float(samples_in(self.data[name])) for name in jobs}
 
 
 def samples_in(data: object) -> int:

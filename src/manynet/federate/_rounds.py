@@ -17,7 +17,7 @@ from manynet.federate._merge import merge
 from manynet.federate._update import Update
 from manynet.space import Value
 
-__all__ = ["Client", "Round", "draw_round", "federate", "update_of"]
+__all__ = ["Client", "Round", "draw_round", "federate", "update_from", "update_of"]
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,20 @@ def update_of(family: Family, client: Client, member: nn.Module) -> Update:
         InputError: the member's tensors are not parts of shared ones, or two are of the same.
     """
     own = dict([*member.named_parameters(), *member.named_buffers()])
+    return update_from(family, client.arch, own, samples_in(client.data), client.name)
+
+
+def update_from(
+    family: Family,
+    arch: Mapping[str, Value],
+    own: Mapping[str, Tensor],
+    samples: float,
+    client: str,
+) -> Update:
+    """Return the update that a member's tensors are, given by its own names."""
     tensors: dict[str, Tensor] = {}
     parts = {}
-    for name, part in family.parts(client.arch).items():
+    for name, part in family.parts(arch).items():
         if part.source in tensors:
             raise InputError(
                 f"two tensors of the member read {part.source}, {name} among them; "
@@ -153,7 +164,7 @@ def update_of(family: Family, client: Client, member: nn.Module) -> Update:
             )
         tensors[part.source] = own[name].detach()
         parts[part.source] = part.index
-    return Update(tensors, samples_in(client.data), client.name, parts)
+    return Update(tensors, samples, client, parts)
 
 
 def _bytes(network: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 A node trains the member that it can carry, as a plain network, and sends the tensors back; the
 strategy merges them as `federate` does. Rounds with the same seed give the same weights on either.
+A server that does more than merge, such as FedConv's, gets an `Exchange` from `on_flower`.
 
 Flower (`pip install 'manynet[flower]'`) holds back other libraries, so it is best given an
 environment of its own.
@@ -12,27 +13,33 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from manynet.errors import InputError, MissingExtraError
 from manynet.family import Family
-from manynet.federate._local import Fit, fit
+from manynet.federate._local import Exchange, Fit, Job, fit, samples_in
 from manynet.federate._merge import merge
-from manynet.federate._rounds import Client, draw_round, update_of
-from manynet.federate._update import Update
+from manynet.federate._rounds import Client, draw_round, update_from
 from manynet.space import Value
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
+    from torch import Tensor
 
-__all__ = ["FamilyStrategy", "client_app", "simulate"]
+__all__ = ["FamilyStrategy", "client_app", "on_flower", "simulate"]
+
+OPTIONS = frozenset(
+    ("seed", "epochs", "steps", "batch_size", "optimizer", "learning_rate", "weight_decay")
+)
+"""What a server may decide about the training on a node."""
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def _flower(part: str = "app") -> Any:
@@ -56,7 +63,8 @@ def client_app(
         family: of the server's shape; its weights do not matter, and stay as they are.
         clients: one for each node of a simulation, by its `partition-id`; or the client that every
             node with this app is, where nodes are machines.
-        local: trains a member in place, as in `federate`.
+        local: trains a member in place, as in `federate`; it also gets those of `OPTIONS` that a
+            server sends. What else it sends is an error of the node.
 
     Raises:
         MissingExtraError: Flower is not installed.
@@ -79,11 +87,15 @@ def client_app(
         client = client_of(context)
         member = family.extract(client.arch)
         member.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        local(member, client.data, seed=int(message.content["config"]["seed"]))
-        update = update_of(family, client, member)
+        options = dict(message.content["options"])
+        if refused := sorted(options.keys() - OPTIONS):
+            raise InputError(
+                f"the server sends {refused[0]!r}, which a node does not let it decide"
+            )
+        local(member, client.data, **options)
         content = {
-            "arrays": flower.ArrayRecord(dict(update.tensors)),
-            "metrics": flower.MetricRecord({"num-examples": update.weight}),
+            "arrays": flower.ArrayRecord(dict(member.state_dict())),
+            "metrics": flower.MetricRecord({"num-examples": float(samples_in(client.data))}),
         }
         return flower.Message(flower.RecordDict(content), reply_to=message)
 
@@ -130,10 +142,8 @@ class FamilyStrategy:
                 "above 0 and at most 1"
             )
         self.family, self.archs, self.share = family, dict(archs), share
-        self.patience = patience
         self._rng = np.random.default_rng(seed)
-        self._nodes: dict[str, int] = {}
-        self._names: dict[int, str] = {}
+        self._nodes = _Nodes(patience)
 
     def summary(self) -> None:
         """Log who there is."""
@@ -149,29 +159,20 @@ class FamilyStrategy:
         """
         names = list(self.archs)
         drawn, seeds = draw_round(self._rng, len(names), self.share)
-        self._meet(grid, {names[place] for place in drawn})
-        flower, messages = _flower(), []
-        for place in drawn:
-            member = self.family.extract(self.archs[names[place]])
-            content = {
-                "arrays": flower.ArrayRecord(dict(member.state_dict())),
-                "config": flower.ConfigRecord({**config, "seed": seeds[place]}),
-            }
-            node = self._nodes[names[place]]
-            messages.append(flower.Message(flower.RecordDict(content), node, "train"))
-        return messages
+        jobs: dict[str, Job] = {
+            names[place]: (self.family.extract(self.archs[names[place]]), {"seed": seeds[place]})
+            for place in drawn
+        }
+        return self._nodes.messages(grid, jobs, config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Merge what came back into the family's weights."""
-        updates = []
-        for reply in replies:
-            name = self._names[reply.metadata.src_node_id]
-            if reply.has_error():
-                _log.warning("client %r failed in round %d: %s", name, server_round, reply.error)
-                continue
-            updates.append(self._update(name, reply))
+        updates = [
+            update_from(self.family, self.archs[name], tensors, samples, name)
+            for name, tensors, samples in self._nodes.trained(replies)
+        ]
         if not updates:
             return None, None
         self.family.load_state_dict(merge(self.family.state_dict(), updates))
@@ -190,6 +191,41 @@ class FamilyStrategy:
     ) -> MetricRecord | None:
         """Return nothing."""
         return None
+
+
+class _Nodes:
+    """Which node is which client, and what goes there and comes back."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self._nodes: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+
+    def messages(
+        self, grid: Grid, jobs: Mapping[str, Job], config: Mapping[str, Any] | None = None
+    ) -> list[Message]:
+        """Return the messages that let clients train their networks."""
+        self._meet(grid, set(jobs))
+        flower, messages = _flower(), []
+        for name, (network, options) in jobs.items():
+            content = {
+                "arrays": flower.ArrayRecord(dict(network.state_dict())),
+                "options": flower.ConfigRecord(dict(options)),
+                "config": flower.ConfigRecord(dict(config or {})),
+            }
+            node = self._nodes[name]
+            messages.append(flower.Message(flower.RecordDict(content), node, "train"))
+        return messages
+
+    def trained(self, replies: Iterable[Message]) -> Iterator[tuple[str, dict[str, Tensor], float]]:
+        """Yield the names of those who have trained, their tensors and numbers of samples."""
+        for reply in replies:
+            name = self._names[reply.metadata.src_node_id]
+            if reply.has_error():
+                _log.warning("client %r failed: %s", name, reply.error)
+                continue
+            samples = float(reply.content["metrics"]["num-examples"])
+            yield name, reply.content["arrays"].to_torch_state_dict(), samples
 
     def _meet(self, grid: Grid, wanted: set[str]) -> None:
         """Ask nodes which client they are, until all that are wanted have said so."""
@@ -211,15 +247,6 @@ class FamilyStrategy:
                     f"{', '.join(map(repr, self._nodes)) or 'none'}"
                 )
             time.sleep(0.2)
-
-    def _update(self, name: str, reply: Message) -> Update:
-        parts = self.family.parts(self.archs[name]).values()
-        return Update(
-            reply.content["arrays"].to_torch_state_dict(),
-            float(reply.content["metrics"]["num-examples"]),
-            name,
-            {part.source: part.index for part in parts},
-        )
 
 
 def simulate(
@@ -251,21 +278,76 @@ def simulate(
     strategy: Any = FamilyStrategy(
         family, {client.name: client.arch for client in clients}, share=share, seed=seed
     )
+
+    def start(grid: Grid) -> None:
+        arrays = _flower().ArrayRecord(dict(family.state_dict()))
+        strategy.start(grid, arrays, num_rounds=rounds)
+
+    _simulated(start, client_app(family, clients, local=local), len(clients), backend)
+
+
+def on_flower(
+    family: Family,
+    clients: Sequence[Client],
+    server: Callable[[Exchange], T],
+    *,
+    local: Callable[..., object] = fit,
+    patience: float = 120.0,
+    backend: Mapping[str, Any] | None = None,
+) -> T:
+    """Run a server of your own on Flower's simulation, with every client in a process of its own.
+
+    Args:
+        family: whose members clients train; its weights do not matter here, and stay.
+        clients: each is a node.
+        server: is given the exchange with them; `train_fedconv` takes one.
+        local: trains a network in place, with the options that the server sends along; it must
+            pickle, and so must the data.
+        patience: seconds to wait for clients that have not appeared.
+        backend: as in `simulate`.
+
+    Returns:
+        what `server` returns. A client that fails is not among those who have trained.
+
+    Raises:
+        InputError: a client has no node, or the server raised it.
+        MissingExtraError: Flower is not installed.
+    """
+    nodes, found = _Nodes(patience), list[T]()
+
+    def start(grid: Grid) -> None:
+        def exchange(jobs: Mapping[str, Job], /) -> dict[str, float]:
+            replies = grid.send_and_receive(nodes.messages(grid, jobs))
+            samples = {}
+            for name, tensors, count in nodes.trained(replies):
+                jobs[name][0].load_state_dict(tensors)
+                samples[name] = count
+            return {name: samples[name] for name in jobs if name in samples}
+
+        found.append(server(exchange))
+
+    _simulated(start, client_app(family, clients, local=local), len(clients), backend)
+    return found[0]
+
+
+def _simulated(
+    start: Callable[[Grid], None], nodes: ClientApp, count: int, backend: Mapping[str, Any] | None
+) -> None:
+    """Run a server among nodes of Flower's simulation; what it raises is raised here."""
     server: Any = _flower("serverapp").ServerApp()
     failed: list[Exception] = []
 
     @server.main()  # type: ignore[untyped-decorator]
     def main(grid: Grid, context: Context) -> None:
         try:
-            arrays = _flower().ArrayRecord(dict(family.state_dict()))
-            strategy.start(grid, arrays, num_rounds=rounds)
-        except InputError as error:  # Flower would only log it
+            start(grid)
+        except Exception as error:  # Flower would only log it
             failed.append(error)
 
     _flower("simulation").run_simulation(
         server_app=server,
-        client_app=client_app(family, clients, local=local),
-        num_supernodes=len(clients),
+        client_app=nodes,
+        num_supernodes=count,
         backend_config=dict(backend or {}),
     )
     if failed:

@@ -18,7 +18,6 @@ public set as FedConv does, shared out among fine-tuning each returned network a
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ from manynet.bindings.convolve import MLR, Slopes, Start, convolved, dilated
 from manynet.bindings.weigh import weighed
 from manynet.family import Family
 from manynet.family.apply import bind
-from manynet.federate import Client, fit, put_whole, samples_in
+from manynet.federate import Client, Exchange, Local, fit, put_whole
 from manynet.search import accuracy
 from manynet.space import Arch, Value
 from manynet.systems._condition import Condition
@@ -112,6 +111,7 @@ def train_fedconv(
     rounds: int,
     how: Settings | None = None,
     seed: int = 0,
+    exchange: Exchange | None = None,
 ) -> Family:
     """Train the members of a family on clients of unequal strength, as FedConv does.
 
@@ -122,6 +122,8 @@ def train_fedconv(
         rounds: how many.
         how: epochs and rates.
         seed: decides every random number.
+        exchange: how clients get their networks and train them; None: here, one after another.
+            `manynet.federate.flower.on_flower` gives one.
 
     Returns:
         the family whose members of the clients' archs are made by learned filters.
@@ -130,6 +132,7 @@ def train_fedconv(
     Clients", MobiSys; see the module for what differs.
     """
     how = how or Settings()
+    exchange = exchange or Local({client.name: client.data for client in clients})
     largest = family.space.largest
     archs = {client.name: family.space.arch(client.arch) for client in clients}
     small = list(dict.fromkeys(arch for arch in archs.values() if arch != largest))
@@ -144,15 +147,16 @@ def train_fedconv(
         for arch in small:
             at.best(server, arch, how.kernel_epochs)
         updates: list[tuple[nn.Module, float]] = []
-        for place, client in enumerate(clients):
-            member = server.extract(archs[client.name]).requires_grad_(True)
-            fit(member, client.data, **at.options(how.local_epochs, rate, place + 1))
+        own = {name: server.extract(arch).requires_grad_(True) for name, arch in archs.items()}
+        jobs = {n: (own[n], at.options(how.local_epochs, rate, p)) for p, n in enumerate(archs, 1)}
+        for name, samples in exchange(jobs).items():
+            member = own[name]
             at.tune(member)
-            if archs[client.name] != largest:
-                large = at.dilation(dilations, client.name, theta, member)
+            if archs[name] != largest:
+                large = at.dilation(dilations, name, theta, member)
                 at.best(large, Arch({}), how.kernel_epochs)
                 member = large.extract({}).requires_grad_(True)
-            updates.append((member, float(samples_in(client.data))))
+            updates.append((member, samples))
         mixed = weigh(theta, updates, how, seed=at.seed)
         at.best(mixed, Arch({}), how.vector_epochs)
         put_whole(server, mixed.extract({}))
@@ -171,10 +175,9 @@ class _Round:
     seed: int
 
     def options(self, epochs: int, rate: float, place: int = 0) -> dict[str, Any]:
-        """Return how anything is trained in this round."""
-        adam = functools.partial(torch.optim.Adam, lr=rate)
-        own = {"batch_size": self.how.batch_size, "seed": self.seed + place}
-        return {"epochs": epochs, "optimizer": adam, **own}
+        """Return how anything is trained in this round: by Adam, in options that can be sent."""
+        own = {"batch_size": self.how.batch_size, "seed": self.seed + place, "weight_decay": 0.0}
+        return {"epochs": epochs, "optimizer": "adamw", "learning_rate": rate, **own}
 
     def tune(self, network: nn.Module) -> None:
         """Train a whole network."""
