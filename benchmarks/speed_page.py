@@ -28,8 +28,9 @@ with sequences of 32 tokens, in 5 rounds: `python benchmarks/speed.py --large`, 
 
 Two rows need a word. Fifty members of SmolLM2 together have many GB of copied weights, of which a
 family keeps 1 GiB by default (`Family.cache_bytes`): most of the switches measured here bring a
-member's weights up to date anew. And at batches of 2 and 8 a member's copies and their gradients
-weigh much beside its few activations; at batch 128 they do not, see the page [Speed](speed.md).
+member's weights up to date anew. And at a batch of 2 a narrower copy of its embeddings, and that
+copy's gradient, weigh much beside few activations; at batch 128 no copy does, see the page
+[Speed](speed.md).
 """
 Rows = Mapping[str, Any]
 
