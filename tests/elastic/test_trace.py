@@ -79,6 +79,24 @@ def test_a_block_that_changes_its_input_cannot_be_left_out() -> None:
     assert trace_model(net, (torch.randn(2, 3),)).blocks == ()
 
 
+def test_an_activation_in_place_after_an_addition_is_no_block() -> None:
+    """It writes into the sum, but adds nothing itself; what adds before it does count."""
+
+    def block(inner: nn.Module, skip: nn.Module) -> Net:
+        return Net(
+            lambda self, x: self.last(self.skip(x) + self.inner(x)),
+            inner=inner, skip=skip, last=nn.ReLU(inplace=True),
+        )  # fmt: skip
+
+    net = nn.Sequential(
+        nn.Linear(3, 6),
+        block(nn.Linear(6, 6), nn.Linear(6, 6)),
+        block(nn.Linear(6, 6), nn.Identity()),
+        nn.Linear(6, 2),
+    )
+    assert trace_model(net, (torch.randn(2, 3),)).blocks == (Block("2", ""),)
+
+
 def test_only_the_innermost_residual_module_is_a_block() -> None:
     inner = Net(lambda self, x: x + self.a(x), a=nn.Linear(6, 6))
     outer = Net(lambda self, x: x + self.inner(x), inner=inner)

@@ -20,7 +20,7 @@ BLOCKS = {
     "convnext_tiny": 18,
     "densenet121": 0,
     "efficientnet_b0": 9,
-    "maxvit_t": 7,
+    "maxvit_t": 21,
     "mobilenet_v2": 10,
     "mobilenet_v3_small": 6,
     "regnet_x_400mf": 18,

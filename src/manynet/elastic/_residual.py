@@ -67,7 +67,8 @@ class Stream:
     """What the operations so far have passed on, from tensor to tensor."""
 
     count: int = 0
-    _passed: dict[int, tuple[int, bool, tuple[int, ...]]] = field(default_factory=dict)
+    _passed: dict[int, tuple[tuple[int, bool, tuple[int, ...]], ...]] = field(default_factory=dict)
+    """Of each tensor: when it was written, whether by an addition, and what was passed on."""
 
     def note(self, name: str, args: Sequence[Any], result: Any) -> None:
         """Note which operands an operation passes on to its result."""
@@ -90,10 +91,9 @@ class Stream:
             return
         self.count += 1
         operands = tuple(map(id, whole))
-        if id(target) in operands:  # written in place: what was passed on before still is
-            _, added, before = self._passed.get(id(target), (0, False, ()))
-            adds, operands = adds or added, (*operands, *before)
-        self._passed[id(target)] = self.count, adds, operands
+        in_place = id(target) in operands  # what was passed on before still is
+        before = self._passed.get(id(target), ()) if in_place else ()
+        self._passed[id(target)] = (*before, (self.count, adds, operands))
 
     def residual(self, frame: Frame, result: torch.Tensor) -> torch.Tensor | None:
         """Return the input of a call that was added on the way to its result, or None."""
@@ -107,9 +107,9 @@ class Stream:
             key, added = state
             if added and key in sources and sources[key].shape == result.shape:
                 return sources[key]
-            count, adds, operands = self._passed.get(key, (0, False, ()))
-            if count > frame.start:
-                pending.extend((operand, added or adds) for operand in operands)
+            for count, adds, operands in self._passed.get(key, ()):
+                if count > frame.start:
+                    pending.extend((operand, added or adds) for operand in operands)
         return None
 
 
