@@ -269,8 +269,10 @@ def fit_latency(
             for arch, ms, guess in zip(archs, times, found, strict=True)
         ),
     )
+    made = replace(made, lookup=Lookup(bench.table, _weights(made.rates)))
+    made.predict(family.space.largest)  # works out combinations, so that queries look up
     tell(1.0)
-    return replace(made, lookup=Lookup(bench.table, _weights(made.rates)))
+    return made
 
 
 @contextlib.contextmanager
