@@ -359,9 +359,8 @@ evaluations of NSGA-II: each calibrates a member and measures its accuracy. With
 takes {seconds_without_workers:.1f} s here, {each:.0f} ms an evaluation. On one and on two Ray
 workers, of the same priority (Ray gives its own a lower one, unless `RAY_worker_niceness=0` says
 otherwise), it was then run in turn, with the cluster running already. The machine has {cores}
-cores, which other work shared: the load before (mean length of the queue over 1, 5 and 15 minutes)
-was {load}. So no core was free, and the ratio is of what the scheduler left to one process and to
-two.
+cores, and its load before (mean length of the queue over 1, 5 and 15 minutes) was {load}; where
+that is not far below the number of cores, the ratio is of what other work left to each side.
 """
 TABLE = (
     "| round | one, s | at once | cores | two, s | at once | cores | ratio | same fronts | load |",
@@ -372,9 +371,9 @@ Each round is 1 2 2 1. *At once* is how many evaluations were under way in the m
 many the scheduler gave to the search, its workers included.
 
 The median ratio of the first {numbered} rounds is **{median:.3f}** ({least:.3f} to {most:.3f});
-0.5 would be two workers that never wait, on two free cores. It is cores that were wanting:
-{at_once:.1f} evaluations were under way in the mean, but two workers got {cores_two:.2f} cores
-together, where one had got {cores_one:.2f}; the work itself took {core:.2f} times the core seconds.
+0.5 would be two workers that never wait, on two free cores. With two, {at_once:.1f} evaluations
+were under way in the mean, and they got {cores_two:.2f} cores together, where one had got
+{cores_one:.2f}; the work itself took {core:.2f} times the core seconds.
 
 With evaluations that also wait {wait_s:g} s, as for a device elsewhere, which needs no core, the
 ratio is **{waiting:.3f}**. In {same} of {rounds} rounds all fronts were those without workers:
