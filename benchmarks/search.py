@@ -542,6 +542,11 @@ more than most searches reach, so the curve says more than the table, and a seco
 equal numbers of evaluations. Accuracies there are of 599 images, two points from chance alone, in
 steps of a sixth of a point: what is searched is rough, and a predictor sees only part of it.
 
+LINAS begins with archs of all sizes beside random ones. That was chosen on a model fitted to
+earlier evaluations on CIFAR-10, with twelve seeds, those of the rows below among them; what it
+gains there was not measured on other seeds, and on the digits it takes more evaluations than a
+random beginning did.
+
 `python benchmarks/search.py` measures all of it again.
 """
 

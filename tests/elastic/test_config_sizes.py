@@ -11,7 +11,9 @@ from torch import nn
 
 import manynet
 
-pytest.importorskip("transformers")
+pytest.importorskip(
+    "transformers", reason="needs transformers; try: pip install 'manynet[language]'"
+)
 
 import transformers
 from transformers_zoo import GROUPED, PIXELS, TEXT, ids

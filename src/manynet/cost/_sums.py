@@ -55,9 +55,12 @@ class Sums:
     ) -> None:
         self._candidates = candidates
         self._start = start + sum(term.known[()] for term in terms if not term.positions)
-        left = [term for term in terms if term.positions]
-        alone = [term for term in left if not term.whole or self._size(term.positions) > _LISTED]
-        listed = [term for term in left if term not in alone]
+        alone: list[Term] = []
+        listed: list[Term] = []
+        for term in terms:
+            if term.positions:
+                fits = term.whole and self._size(term.positions) <= _LISTED
+                (listed if fits else alone).append(term)
         self._looks: list[tuple[Callable[[Key], Any], Mapping[Any, complex]]] = [
             *((operator.itemgetter(*term.positions), term.known) for term in alone),
             *(

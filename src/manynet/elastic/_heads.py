@@ -77,8 +77,9 @@ def _joined(dim: Extent) -> Extent:
     joined: list[Node] = []
     for node in dim:
         if joined and joined[-1].reason is not None and node.reason is not None:
-            node = Node(joined.pop().size * node.size, node.reason)  # noqa: PLW2901
-        joined.append(node)
+            joined[-1] = Node(joined[-1].size * node.size, node.reason)
+        else:
+            joined.append(node)
     return tuple(joined)
 
 
