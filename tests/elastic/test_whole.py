@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,3 +255,34 @@ def test_the_report_says_why_a_head_keeps_its_size() -> None:
     (why,) = [name for name in notes if name.startswith("groups keep their 4 positions: ")]
     assert "q.weight" in notes[why]
     assert "k.weight" in notes[why]
+
+
+class Positioned(nn.Module):
+    """A table of 40 positions, of which an input reads as many as it is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.positions = nn.Parameter(torch.randn(1, 40, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x) + self.positions[:, : x.shape[1]]))
+
+
+def test_positions_that_these_inputs_do_not_reach_stay() -> None:
+    family = elastic(Positioned(), torch.randn(INPUT))
+    assert [choice.name for choice in family.space.choices] == ["first.width"]
+    longest = torch.randn(2, 40, 6)
+    assert family.at(family.space.smallest)(longest).shape == (2, 40, 3)
+
+
+def test_the_report_says_why_no_block_can_be_left_out() -> None:
+    def notes(model: nn.Module, **options: Any) -> list[str]:
+        report = elastic(model, torch.randn(INPUT), **options).report()
+        return [note.detail for note in report.fixed if note.name == "depth"]
+
+    stack = nn.Sequential(nn.Linear(6, 8), Block(8), nn.Linear(8, 3))
+    assert notes(stack) == notes(stack, depth=False) == []
+    assert notes(stack, keep=("1",)) == ["no block to leave out: kept"]
+    without = ["no block to leave out: no module adds its own input to its result"]
+    assert notes(Positioned()) == without

@@ -15,7 +15,7 @@ from manynet.errors import InputError
 from manynet.family import Depth, Note
 from manynet.space import Choice
 
-__all__ = ["Ratios", "depth_choices", "users", "width_choices", "with_activity"]
+__all__ = ["Ratios", "depth_choices", "no_depth", "users", "width_choices", "with_activity"]
 
 Ratios = Sequence[float] | Mapping[str, Sequence[float]] | None
 
@@ -133,6 +133,12 @@ def depth_choices(
             runs.append(Depth(name, tuple(run), *_closing(free, run)))
             choices.append(Choice(name, tuple(values)))
     return runs, choices
+
+
+def no_depth(trace: Trace) -> Note:
+    """Say why no block can be left out."""
+    why = "kept" if trace.blocks else "no module adds its own input to its result"
+    return Note("depth", f"no block to leave out: {why}")
 
 
 def _closing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 import manynet.elastic._rules_compute
 import manynet.elastic._rules_shape
 import manynet.elastic._rules_values  # noqa: F401  (importing them registers the rules)
+from manynet.elastic._axes import Node, flatten, freeze, leaves
 from manynet.elastic._experts import Experts, propose
 from manynet.elastic._heads import heads_of
 from manynet.elastic._lists import WatchedList, counts_of, watch_lists
@@ -95,6 +97,7 @@ def watch(
         result = _forward(run, given)
         run.outputs = tree_map_only(torch.Tensor, lambda tensor: tuple(tensor.shape), result)
         _forward_in_training(run, given)
+    _freeze_unread(run)
     run.experts = propose(twin, record, run.origins)
     for path, module in twin.named_modules():
         _adapt(run, path, module)
@@ -102,6 +105,25 @@ def watch(
             if Attribute(path, name) not in run.origins.attributes:
                 run.origins.attributes[Attribute(path, name)] = dim
     return run
+
+
+def _freeze_unread(run: Run) -> None:
+    """Freeze what a slice left over and nothing else holds: longer inputs would read it.
+
+    A table of positions is the case in point: these inputs reach its first rows, but the rows
+    behind them are no choice of their own.
+    """
+    held: Counter[Node] = Counter()
+    cut: set[Node] = set()
+    for tensor in {id(t): t for t in (*run.model.parameters(), *run.model.buffers())}.values():
+        for dim in run.record.dims(tensor):
+            held.update(leaves(dim))
+            for node in flatten(dim):
+                if node.parts is not None:
+                    cut.update(leaves((node,)))
+    for node in cut:
+        if held[node] == 1:
+            freeze((node,), "not read with these inputs")
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -13,7 +13,7 @@ from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length
 from manynet.bindings.kernel import KernelTransform
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice
-from manynet.elastic._choices import Ratios, depth_choices, width_choices, with_activity
+from manynet.elastic._choices import Ratios, depth_choices, no_depth, width_choices, with_activity
 from manynet.elastic._failing import failing_alone, failing_lists, failing_together, failure
 from manynet.elastic._kernels import ElasticKernel, find_kernels
 from manynet.elastic._reorder import Order, reorder, reorder_in_place
@@ -129,6 +129,8 @@ def elastic(
     kernels = find_kernels(model, trace, kernel, keep)
     widths, whole = width_choices(trace, width, keep, multiple_of)
     runs, depths = depth_choices(model, trace, depth, keep)
+    if depth is not False and not runs:
+        whole = [*whole, no_depth(trace)]
     if calibrated is not None and depth_importance is not None and runs:
         runs = order_blocks(runs, calibrated, depth_importance)
     shared_once = {choice.name: choice for choice in widths.values()}
