@@ -131,7 +131,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "--budget", "mcas=3"], "budget: there is no cost called mcas (did you mean 'macs'?)"),
     (["run", "--model", "resnet18"], "model 'resnet18' is not a name that manynet knows"),
     (["run", "--model", "torchvision:resnet81"], "torchvision has no model 'resnet81'"),
-    (["run", "--model", "none.py:net"], "there is no file none.py"),
+    (["run", "--model", "none.py:net"], "'none.py:net': there is no file"),
     (["run", "--data", "digist"], "data 'digist': there is no such folder"),
     (["run", "--device", "cudo"], "device 'cudo' cannot be used"),
     (["search", "nowhere"], "nowhere holds no run"),

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 import manynet as mn
 from manynet.config import resolve
 from manynet.cost import Cost
+from manynet.deploy import read_manifest
 from manynet.errors import BudgetError, InputError, StorageError
 from manynet.run import Event, RunResult, _costs
 from manynet.run._diary import Diary
 from manynet.run._folder import fresh_folder, held, open_folder
-from manynet.run._material import Material, from_config
+from manynet.run._material import Material, from_config, from_objects
 from manynet.run._plan import Pace, plan_for
 from manynet.run._ranking import kendall_tau
 
@@ -455,3 +456,86 @@ def test_names_that_are_packages_too_stay_functions() -> None:
     assert [name for name in mn.__all__ if not hasattr(mn, name)] == []
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = mn.nothing_such  # type: ignore[attr-defined]
+
+
+# -- numbers for targets, and a loss and a quality of the user's own ---------------------------
+
+
+def numbers(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 8, generator=generator)
+    return inputs, inputs[:, :3]
+
+
+def notes_in(result: RunResult) -> Mapping[str, Any]:
+    (name, *_) = result.summary["members"]
+    return read_manifest(result.folder / "members" / name).notes
+
+
+def test_numbers_are_learned_by_their_squared_error(tmp_path: Path) -> None:
+    result = mn.run(
+        network(), numbers(160, 1), numbers(40, 2), test_data=numbers(40, 3),
+        folder=tmp_path / "run", **QUICK | {"train": {"epochs": 8, "batch_size": 32}},
+    )  # fmt: skip
+    assert (result.front.metric, result.front.higher_is_better) == ("loss", False)
+    assert min(record.quality for record in result.front.members) < 0.9  # 1 is the mean's own
+    assert "test_loss" in notes_in(result)
+
+
+def test_a_loss_and_a_quality_of_the_users_own(tmp_path: Path) -> None:
+    calls = []
+
+    def absolute(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls.append(targets.shape)
+        return (outputs - targets).abs().mean()
+
+    @mn.metric("flips", higher_is_better=False)
+    def flips(member: nn.Module) -> float:
+        inputs, targets = numbers(40, 2)
+        return float((member(inputs).sign() != targets.sign()).float().mean())
+
+    result = mn.run(
+        network(), numbers(64, 1), numbers(40, 2), folder=tmp_path / "run", loss=absolute,
+        quality=flips, **QUICK | {"ranking": {"archs": 0}},
+    )  # fmt: skip
+    assert result.front.metric == "flips"
+    assert calls
+
+
+def test_a_config_names_a_loss_and_a_quality(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import torch, manynet as mn\n"
+        "def net(): return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(),\n"
+        "                                      torch.nn.Linear(8, 1))\n"
+        "def data():\n"
+        "    x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))\n"
+        "    return (x[:64], x[:64, 0]), (x[64:], x[64:, 0])\n"
+        "def huber(outputs, targets):\n"
+        "    return torch.nn.functional.huber_loss(outputs.squeeze(-1), targets)\n"
+        "def worst(data):\n"
+        "    @mn.metric('worst', higher_is_better=False)\n"
+        "    def largest_error(member):\n"
+        "        return max(float((member(x[None]) - y).abs()) for x, y in data)\n"
+        "    return largest_error\n"
+        "def nothing(data): return 3\n"
+    )
+    values = {
+        "model": f"{file}:net", "data": {"name": f"{file}:data"}, **QUICK,
+        "train": {"epochs": 1, "loss": f"{file}:huber"}, "ranking": {"archs": 0},
+        "search": {"evaluations": 4, "latency_samples": 0, "quality": f"{file}:worst"},
+    }  # fmt: skip
+    result = mn.run_config(resolve(values), folder=tmp_path / "run")
+    assert result.front.metric == "worst"
+    assert "test_worst" in notes_in(result)
+    wrong = values | {"search": {"quality": f"{file}:nothing"}}
+    with pytest.raises(InputError, match="returned int; it should take data and return a"):
+        mn.run_config(resolve(wrong), folder=tmp_path / "wrong")
+
+
+def test_a_named_network_gets_an_output_for_each_number() -> None:
+    train = torch.utils.data.TensorDataset(torch.randn(4, 1, 8, 8), torch.randn(4, 3))
+    data = mn.data.Data(train, train, train, (), (1, 8, 8), "three numbers", "here")
+    material = from_objects(resolve({}), "manynet:small_cnn?widths=[4,8]", data, None)
+    assert material.task == "regress"
+    assert material.network.original()(torch.zeros(1, 1, 8, 8)).shape == (1, 3)

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from manynet.space import Arch, Choice, Constraint, Space
     from manynet.train import (
         Distill,
+        DistillOutputs,
         DistillTokens,
         Fixed,
         Objective,
@@ -110,6 +111,7 @@ __all__ = [
     "Cost",
     "Data",
     "Distill",
+    "DistillOutputs",
     "DistillTokens",
     "Family",
     "Fixed",
@@ -252,6 +254,7 @@ _ROOMS = {
     "space": ("Arch", "Choice", "Constraint", "Space"),
     "train": (
         "Distill",
+        "DistillOutputs",
         "DistillTokens",
         "Fixed",
         "Objective",

@@ -113,8 +113,10 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """How the family is trained: the arguments of `manynet.train`.
 
-    `epochs` is set from `hours` where that is given; `random` is how many random members a
-    sandwich step trains beside the largest and the smallest; `teacher` is the largest member of
+    `epochs` is set from `hours` where that is given; `loss` is `FILE.py:FUNCTION`, a function of
+    outputs and targets that returns their mean loss: by default the cross-entropy of classes and
+    the squared error of numbers; `random` is how many random members a sandwich step trains beside
+    the largest and the smallest; `teacher` is the largest member of
     each step or the frozen original; `augment` crops and flips images; `checkpointing` computes
     a language model's activations anew in the backward pass, for less memory.
     """
@@ -131,6 +133,7 @@ class TrainConfig(Section):
     sampler: Literal["sandwich", "uniform"] = "sandwich"
     random: Several = 1
     objective: Literal["distill", "task"] = "distill"
+    loss: Name | None = None
     teacher: Literal["largest", "original"] = "largest"
     temperature: Positive = 1.0
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
@@ -145,7 +148,10 @@ class TrainConfig(Section):
 class SearchConfig(Section):
     """How the front is found: the arguments of `manynet.search`.
 
-    `evaluations` is set from `hours` where that is given; `calibration` is how many training
+    `evaluations` is set from `hours` where that is given; `quality` is what judges a member:
+    `accuracy`, `loss`, or `FILE.py:FUNCTION`, a function of the validation data that returns a
+    `manynet.Metric`; by default the accuracy of classes, the perplexity of text, and the loss of
+    numbers; `calibration` is how many training
     samples set a member's batch-norm statistics before it is judged. With `workers`, so many
     members are judged at once through Ray, on this machine or in the cluster at `ray_address`.
     """
@@ -162,6 +168,7 @@ class SearchConfig(Section):
         "exhaustive",
     ] = "nsga2"
     population: Count | None = None
+    quality: Name | None = None
     costs: tuple[Name, ...] = ("macs", "parameters", "bytes", "peak_memory")
     calibration: Count = 512
     latency_samples: Several = 40

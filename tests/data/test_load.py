@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from manynet.data import Images, batches, load_data
+from manynet.data import Images, batches, load_data, load_function
 from manynet.errors import InputError
 
 
@@ -347,6 +347,17 @@ def test_a_users_file_that_is_absent_or_broken(tmp_path: Path) -> None:
     assert "there is no file" in message(tmp_path / "absent.py:f")
     (tmp_path / "broken.py").write_text("import nothing_of_the_kind")
     assert "failed when it was run" in message(tmp_path / "broken.py:f")
+
+
+def test_a_users_file_imports_its_neighbour_and_runs_again_only_when_changed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "beside_users_file.py").write_text("runs = []\n")
+    file = tmp_path / "main.py"
+    file.write_text("import beside_users_file as b\nb.runs.append(1)\nf = lambda: len(b.runs)\n")
+    assert load_function(f"{file}:f")() == load_function(f"{file}:f")() == 1
+    file.write_text(file.read_text() + "# changed\n")
+    assert load_function(f"{file}:f")() == 2
 
 
 @pytest.mark.parametrize(

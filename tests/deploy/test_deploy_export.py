@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import manynet as mn
 from manynet.deploy import (
     FileRecord,
     Manifest,
@@ -171,6 +172,28 @@ def test_accuracy_needs_targets(deployed: tuple[Net, Path, Manifest]) -> None:
         accuracy_of(deployed[1] / "model.onnx", inputs()[0])
     with pytest.raises(InputError, match="no sample"):
         accuracy_of(deployed[1] / "model.onnx", [])
+
+
+class Maps(nn.Module):
+    """Scores of 3 classes at each of 9 x 9 places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x)
+
+
+def test_int8_is_judged_at_every_place_or_by_a_function(tmp_path: Path) -> None:
+    net, x = Maps().eval(), torch.randn(16, 3, 9, 9)
+    with torch.no_grad():
+        labels, outputs = net(x).argmax(1), net(x)
+    shares = export_member(net, tmp_path / "a", x[:2], int8=x, test=(x, labels))
+    assert 0.8 < (shares["model.int8.onnx"].quality or 0) <= 1
+    judge = mn.loss((x, outputs), nn.functional.mse_loss)
+    errors = export_member(net, tmp_path / "b", x[:2], int8=x, test=judge)
+    assert 0 < (errors["model.int8.onnx"].quality or 0) < 0.1
 
 
 def test_weights_come_back_with_their_ties(deployed: tuple[Net, Path, Manifest]) -> None:

@@ -148,6 +148,20 @@ def test_pick_spreads_over_the_first_cost() -> None:
         front.pick(0)
 
 
+def test_pick_leaves_out_what_is_worse_and_no_cheaper_in_the_first_cost() -> None:
+    front = Front.of(
+        [
+            record(0, 0.5, macs=1.0, bytes=9.0),
+            record(1, 0.9, macs=2.0, bytes=9.0),
+            record(2, 0.7, macs=2.5, bytes=5.0),
+            record(3, 0.4, macs=3.0, bytes=1.0),
+        ]
+    )
+    assert len(front) == 4
+    assert [r.quality for r in front.pick(2)] == [0.5, 0.9]
+    assert len(front.pick(3)) == 3  # two are not enough, so all are asked
+
+
 def test_json_there_and_back(front: Front, tmp_path: Path) -> None:
     front.to_json(tmp_path / "front.json")
     assert Front.from_json(tmp_path / "front.json") == front

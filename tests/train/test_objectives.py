@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from manynet.errors import InputError
-from manynet.train import Distill, Task, logits_of
+from manynet.train import Distill, DistillOutputs, Task, logits_of, squared_error
 
 LOGITS, TEACHER = torch.randn(5, 4), torch.randn(5, 4)
 BATCH = (torch.zeros(5, 2), torch.tensor([0, 1, 2, 3, 0]))
@@ -105,3 +105,30 @@ def test_logits_are_found_where_a_network_keeps_them() -> None:
 def test_settings_that_make_no_sense(arguments: dict[str, float]) -> None:
     with pytest.raises(InputError):
         Distill(**arguments)  # type: ignore[arg-type]
+
+
+def test_outputs_are_learned_from_the_teacher_under_the_same_loss() -> None:
+    batch = (BATCH[0], torch.randn(5, 4))
+    assert torch.equal(
+        DistillOutputs()(LOGITS, batch, TEACHER, False), functional.mse_loss(LOGITS, TEACHER)
+    )
+    assert torch.equal(
+        DistillOutputs()(LOGITS, batch, None, True), functional.mse_loss(LOGITS, batch[1])
+    )
+    absolute = DistillOutputs(loss=functional.l1_loss, labels=0.25)(LOGITS, batch, TEACHER, False)
+    near, far = functional.l1_loss(LOGITS, batch[1]), functional.l1_loss(LOGITS, TEACHER)
+    assert torch.allclose(absolute, 0.25 * near + 0.75 * far)
+    flat = DistillOutputs(loss=lambda o, t: functional.mse_loss(o.squeeze(-1), t))
+    far = functional.mse_loss(LOGITS[:, 0], TEACHER[:, 0])
+    one = (BATCH[0], torch.randn(5))
+    assert torch.equal(flat(LOGITS[:, :1], one, TEACHER[:, :1], False), far)
+    with pytest.raises(InputError, match="no temperature"):
+        DistillOutputs(2.0)
+
+
+def test_a_number_is_compared_with_its_own_target_only() -> None:
+    outputs, targets = torch.randn(6, 1), torch.randn(6)
+    wanted = (outputs[:, 0] - targets).square().mean()
+    assert torch.allclose(squared_error(outputs, targets), wanted)
+    with pytest.raises(InputError, match="should be of one shape"):
+        squared_error(torch.randn(6, 2), targets)

@@ -115,13 +115,14 @@ def print_result(result: RunResult) -> None:
         result.front, {_key(member["arch"]): name for name, member in summary["members"].items()}
     )
     console.print(_members(summary))
+    metric = summary["metric"]
     ends = {
-        name: found["test_accuracy"]
+        name: found[f"test_{metric}"]
         for name, found in summary["ends"].items()
-        if "test_accuracy" in found
+        if f"test_{metric}" in found
     }
     if ends:
-        words = ", ".join(f"{name} {quality_text('accuracy', v)}" for name, v in ends.items())
+        words = ", ".join(f"{name} {quality_text(metric, v)}" for name, v in ends.items())
         console.print(f"On test, of all {summary['space']:,} members: {words}.")
     console.print(f"Open {result.report} in a browser.", soft_wrap=True, style="bold")
 
@@ -187,14 +188,14 @@ def _members(summary: Mapping[str, Any]) -> Table:
     head = ["member", summary["metric"], "on test", "MACs", "files", "differ by"]
     for number, word in enumerate(head):
         side = "left" if number in {0, 4} else "right"
-        table.add_column(word, justify=side, header_style="dim", no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(word, justify=side, header_style="dim", no_wrap=number != 4)  # type: ignore[arg-type]
     for name, member in summary["members"].items():
-        test = member["notes"].get("test_accuracy")
+        test = member["notes"].get(f"test_{summary['metric']}")
         gaps = [gap for gap in member["files"].values() if gap is not None]
         table.add_row(
             Text(name, style="bold"),
             quality_text(summary["metric"], member["quality"]),
-            "" if test is None else quality_text("accuracy", test),
+            "" if test is None else quality_text(summary["metric"], test),
             _short("macs", member["costs"]["macs"]) if "macs" in member["costs"] else "",
             ", ".join(member["files"]),
             f"{max(gaps):.0e}" if gaps else "not compared",

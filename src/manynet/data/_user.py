@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -34,21 +35,33 @@ def load_function(name: str) -> Callable[..., object]:
 
 
 def _module(file: Path) -> object:
-    module_name = f"manynet_user_{abs(hash(file.resolve()))}"
-    if module_name in sys.modules:
-        del sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, file)
+    """Return the file as a module: run once, and again only when it has changed.
+
+    Files beside it can be imported, as if Python had been given the file itself. Their folder is
+    the last to be searched, so that none of them stands in for a library.
+    """
+    path = file.resolve()
+    state = path.stat().st_mtime_ns, path.stat().st_size
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"manynet_user_{path.stem}_{digest}"
+    known = sys.modules.get(name)
+    if known is not None and vars(known).get("__state__") == state:
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{file} cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[module_name]
+        del sys.modules[name]
         raise InputError(
             f"{file} failed when it was run: {type(error).__name__}: {error}; try: python {file}"
         ) from error
+    vars(module)["__state__"] = state
     return module
 
 

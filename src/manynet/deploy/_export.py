@@ -19,7 +19,7 @@ from manynet.deploy._formats import Format, format_of, to_bytes
 from manynet.deploy._language import write_plain
 from manynet.deploy._manifest import MANIFEST, FileRecord, Manifest, described, versions
 from manynet.deploy._nbits import rounded_member, with_integers
-from manynet.deploy._quantize import accuracy_of, quantize
+from manynet.deploy._quantize import quality_of, quantize
 from manynet.deploy._verify import difference_of
 from manynet.errors import InputError, StorageError
 
@@ -152,7 +152,8 @@ def export_member(
         tokenizer: written beside a model of `transformers`.
         int8: data to calibrate `model.int8.onnx` with; none is written without.
         int4: whether to write `model.int4.onnx` too, see `weights` of `export`.
-        test: data (inputs, targets) to measure the accuracy of the int8 and int4 files on.
+        test: data (inputs, targets) to measure the accuracy of the int8 and int4 files on, or a
+            function that judges a module.
         tolerance: the largest difference allowed.
         dynamic_batch: the files take any batch size.
         opset: the version of ONNX's operators; PyTorch's default if None.
@@ -244,7 +245,7 @@ def _int4(member: nn.Module, path: Path, inputs: Inputs, test: Any, **options: A
     """Write a file whose linear layers multiply with integers; return its record."""
     data, record = _make(member, path.name, inputs, "onnx", weights="int4", **options)
     write_bytes(path, data)
-    return record if test is None else replace(record, quality=accuracy_of(data, test))
+    return record if test is None else replace(record, quality=quality_of(data, test))
 
 
 def _manifest(

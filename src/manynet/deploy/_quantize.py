@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from manynet._files import write_bytes
 from manynet._inputs import batches as batches_of
@@ -20,7 +21,7 @@ from manynet.deploy._formats import needs, onnx_session
 from manynet.deploy._manifest import FileRecord
 from manynet.errors import InputError, StorageError
 
-__all__ = ["accuracy_of", "quantize"]
+__all__ = ["accuracy_of", "quality_of", "quantize"]
 
 
 def quantize(
@@ -44,13 +45,14 @@ def quantize(
         onnx_path: the float file.
         out_path: where to write; it appears whole or not at all.
         calibration_data: real inputs as tensors, (inputs, targets), a data set or batches.
-        test: data (inputs, targets) on which the file's accuracy is measured.
+        test: data (inputs, targets) on which the file's accuracy is measured, or a function that
+            judges a module, such as `manynet.loss(data)`.
         batches: how many batches to calibrate with at most.
         batch_size: samples a batch where the data does not come in batches.
         per_channel: one scale for each output channel of a weight, not one for all.
 
     Returns:
-        The new file's record, with its accuracy as `quality` if `test` was given.
+        The new file's record, with what `test` found as `quality` if it was given.
 
     Raises:
         InputError: there is no data, it does not fit, or it is not finite.
@@ -61,15 +63,44 @@ def quantize(
     needs("onnxruntime")
     feeds = list(_feeds(onnx_path, calibration_data, batches, batch_size))
     data = _quantized(Path(onnx_path), feeds, per_channel)
-    quality = None if test is None else accuracy_of(data, test)
+    quality = None if test is None else quality_of(data, test)
     write_bytes(out_path, data)
     return FileRecord.of(Path(out_path).name, "onnx-int8", data, quality=quality)
+
+
+class _AsModule(nn.Module):
+    """An ONNX file as a module, so that what judges a member can judge its file."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        names = [given.name for given in self.session.get_inputs()]
+        given = list(inputs) if inputs else [named[name] for name in names]
+        return torch.from_numpy(_run(self.session, given)[0])
+
+
+def quality_of(file: Path | str | bytes, test: Any, *, threads: int = 1) -> float:
+    """Return what `test` says of a file: the accuracy on data, or what a function finds.
+
+    Args:
+        file: an ONNX file, or its bytes.
+        test: (inputs, targets) as for `accuracy_of`, or a function of a module.
+        threads: threads of ONNX Runtime.
+
+    Raises:
+        InputError: as in `accuracy_of`, and likewise the other errors.
+    """
+    if callable(test):
+        return float(test(_AsModule(onnx_session(file, threads=threads)).eval()))
+    return accuracy_of(file, test, threads=threads)
 
 
 def accuracy_of(
     file: Path | str | bytes, data: Any, *, batch_size: int = 64, threads: int = 1
 ) -> float:
-    """Return the share of samples whose largest output is the target's.
+    """Return the share of targets whose largest output is their own.
 
     Args:
         file: an ONNX file, or its bytes.
@@ -88,8 +119,9 @@ def accuracy_of(
         if not isinstance(targets, Tensor):
             raise InputError("accuracy needs targets; give (inputs, targets)")
         scores = _run(session, tensors_in(inputs))[0]
-        right += int((scores.argmax(axis=-1) == targets.numpy()).sum())
-        total += len(targets)
+        classes = 1 if scores.shape[2:] == targets.shape[1:] else -1  # the last for tokens
+        right += int((scores.argmax(axis=classes) == targets.numpy()).sum())
+        total += targets.numel()
     if not total:
         raise InputError("there is no sample in the data to measure accuracy on")
     return right / total

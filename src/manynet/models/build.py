@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from torch import nn
 
+from manynet.data import load_function
 from manynet.errors import InputError, MissingExtraError, did_you_mean
 from manynet.models.language import language_model
 
-__all__ = ["build", "load_function", "runs_user_code", "with_options"]
+__all__ = ["build", "runs_user_code", "with_options"]
 
 
 def build(name: str, **options: Any) -> nn.Module:
@@ -67,31 +65,6 @@ def with_options(name: str, options: Mapping[str, Any]) -> str:
         return name
     joint = "&" if "?" in name else "?"
     return name + joint + "&".join(f"{key}={json.dumps(value)}" for key, value in options.items())
-
-
-def load_function(name: str) -> Callable[..., Any]:
-    """Return the function that `FILE.py:FUNCTION` names. Runs the file.
-
-    Raises:
-        InputError: there is no such file or function, or the file raises an error.
-    """
-    file, _, function = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"{name}: there is no file {path}; give the path of a Python file")
-    spec = importlib.util.spec_from_file_location(f"_manynet_user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{path} raises {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, function, None)):
-        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise InputError(f"{path} has no function {function!r}{did_you_mean(function, names)}")
-    found: Callable[..., Any] = getattr(module, function)
-    return found
 
 
 def _schemes(scheme: str) -> str:

@@ -11,10 +11,11 @@ from torch import nn
 from manynet.config import Config, resolve
 from manynet.run._events import Tell, silent
 from manynet.run._folder import fresh_folder
-from manynet.run._material import HANDED_IN, Material, from_objects
+from manynet.run._material import HANDED_IN, from_objects
 from manynet.run._result import RunResult
 from manynet.run._run import run_all
 from manynet.search import Quality
+from manynet.train import Loss
 
 __all__ = ["run", "run_config"]
 
@@ -29,6 +30,7 @@ def run(
     hours: float | None = None,
     folder: Path | str | None = None,
     quality: Quality | None = None,
+    loss: Loss | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -55,7 +57,10 @@ def run(
         budget: the most that a member may cost, such as `{"latency_ms": 4, "bytes": 1e6}`.
         hours: about how long it may take; the amount of training and searching follows from it.
         folder: where to keep the run; by default `runs/NAME-N` with the first free number.
-        quality: what judges a member; the accuracy by default.
+        quality: what judges a member: by default the accuracy where targets are classes, the
+            perplexity of text, and the loss where targets are numbers.
+        loss: a function of outputs and targets that returns their mean loss; by default the
+            cross-entropy of classes and the squared error of numbers.
         seed: decides every random number.
         device: `"cpu"`, `"cuda"`, or `"auto"` for the best there is.
         threads: of PyTorch; by default as many as it would take.
@@ -106,7 +111,9 @@ def run(
     }
     config = resolve(values)
     material = None if named else from_objects(config, model, train_data, val_data, test_data)
-    return _run(config, folder, material, quality, progress or silent)
+    path = fresh_folder(config) if folder is None else Path(folder)
+    tell = progress or silent
+    return run_all(config, path, material=material, quality=quality, loss=loss, tell=tell)
 
 
 def run_config(
@@ -122,15 +129,5 @@ def run_config(
     Raises:
         InputError: as `run` does, and likewise the other errors.
     """
-    return _run(config, folder, None, None, progress or silent)
-
-
-def _run(
-    config: Config,
-    folder: Path | str | None,
-    material: Material | None,
-    quality: Quality | None,
-    tell: Tell,
-) -> RunResult:
     path = fresh_folder(config) if folder is None else Path(folder)
-    return run_all(config, path, material=material, quality=quality, tell=tell)
+    return run_all(config, path, tell=progress or silent)

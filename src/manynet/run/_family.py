@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from manynet._inputs import call, evaluating
 from manynet.cost import Cost, macs
@@ -28,6 +29,7 @@ from manynet.search import Record
 from manynet.space import Arch, Space
 from manynet.train import (
     Distill,
+    DistillOutputs,
     DistillTokens,
     Objective,
     Sampler,
@@ -36,7 +38,6 @@ from manynet.train import (
     TaughtBy,
     TrainingLog,
     Uniform,
-    token_loss,
     train,
 )
 
@@ -303,6 +304,7 @@ def _settings(work: Work, family: Family) -> dict[str, Any]:
         "sampler",
         "random",
         "objective",
+        "loss",
         "teacher",
         "lora",
         "checkpointing",
@@ -323,19 +325,25 @@ def _sampler(work: Work) -> Sampler:
 
 
 def _task(work: Work) -> Objective:
-    return Task() if work.material.task == "classify" else Task(token_loss)
+    return Task(work.loss)
 
 
 def _objective(work: Work, family: Family) -> Objective:
     config = work.config.train
     if config.objective == "task":
         return _task(work)
-    found = Distill(config.temperature, label_smoothing=config.label_smoothing)
-    if work.material.task != "classify":
-        found = DistillTokens(config.temperature)
-    if config.teacher == "largest":
-        return found
-    return TaughtBy(_original(work, family), found)
+    found = _distillation(work)
+    return found if config.teacher == "largest" else TaughtBy(_original(work, family), found)
+
+
+def _distillation(work: Work) -> Distill:
+    config, task = work.config.train, work.material.task
+    if task == "regress":
+        return DistillOutputs(config.temperature, loss=work.loss)
+    if task != "classify":
+        return DistillTokens(config.temperature, loss=work.loss)
+    smoothing = config.label_smoothing if work.loss is cross_entropy else 0.0
+    return Distill(config.temperature, label_smoothing=smoothing, loss=work.loss)
 
 
 def _is_taught(work: Work) -> bool:
@@ -367,7 +375,7 @@ def _augment(work: Work) -> Callable[[Tensor], Tensor] | None:
 
 def _curves(work: Work) -> Callable[[Family], Mapping[str, Mapping[str, float]]]:
     """Return what judges the largest, the smallest and one random member after each epoch."""
-    watched = _WATCHED if work.material.task == "classify" else _WATCHED_TEXTS
+    watched = _WATCHED_TEXTS if work.material.task in ("causal", "masked") else _WATCHED
     metric = work.quality or work.judge(work.material.val, limit=watched)
 
     def validate(family: Family) -> dict[str, dict[str, float]]:

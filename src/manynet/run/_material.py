@@ -44,7 +44,7 @@ class Material:
         train: what the family learns from.
         val: what members are compared on.
         test: what is looked at once, in the end; None where there is none.
-        task: what the targets are: `classify`, `causal` or `masked`.
+        task: what the targets are: `classify`, `regress`, `causal` or `masked`.
         tokenizer: of a language model.
     """
 
@@ -108,7 +108,28 @@ def from_config(config: Config) -> Material:
     _only_for_language(config)
     data = _load(config)
     name = _fitted(config.model, data)
-    return Material(_network(name, config), name, data.train, data.val, data.test)
+    parts = data.train, data.val, data.test
+    return Material(_network(name, config), name, *parts, task=_task_of(data.val))
+
+
+def _task_of(data: Any) -> str:
+    """Return what the targets of data without a task of its own are: numbers, or classes."""
+    target = _target(data)
+    return "regress" if target is not None and target.is_floating_point() else "classify"
+
+
+def _target(data: Any) -> torch.Tensor | None:
+    """Return the first targets, a batch of one; None where there is no sample."""
+    _, targets = next(iter(batches(data, batch_size=1)), (None, None))
+    return targets if isinstance(targets, torch.Tensor) else None
+
+
+def _outputs_for(data: Data) -> int:
+    """Return how many outputs a network needs: one for each class, or for each number."""
+    if _task_of(data.val) == "classify":
+        return len(data.classes)
+    target = _target(data.val)
+    return 1 if target is None else max(1, target[0].numel())
 
 
 def _only_for_language(config: Config) -> None:
@@ -160,13 +181,17 @@ def _fitted(name: str, data: Data) -> str:
     given = dict(parse_qsl(rest.partition("?")[2]))
     wanted: dict[str, Any] = {}
     if scheme in ("torchvision", "timm"):
-        wanted["num_classes"] = len(data.classes)
+        wanted["num_classes"] = _outputs_for(data)
     if scheme == "timm" and len(data.input_shape) == 3 and data.input_shape[0] != 3:
         wanted["in_chans"] = data.input_shape[0]
     if scheme == "manynet":
         takes = _parameters(rest.partition("?")[0])
-        shape = {"channels": data.input_shape[0], "inputs": math.prod(data.input_shape)}
-        wanted = {k: v for k, v in {"classes": len(data.classes), **shape}.items() if k in takes}
+        asked = {
+            "classes": _outputs_for(data),
+            "channels": data.input_shape[0],
+            "inputs": math.prod(data.input_shape),
+        }
+        wanted = {k: v for k, v in asked.items() if k in takes}
     return with_options(name, {k: v for k, v in wanted.items() if k not in given})
 
 
@@ -217,13 +242,14 @@ def from_objects(
     if isinstance(train, str):
         train = _load(config)
     name = model if isinstance(model, str) else None
-    task, tokenizer = "classify", None
+    task, tokenizer = None, None
     if isinstance(train, Data):
         name = _fitted(name, train) if name else None
-        task, tokenizer = getattr(train, "task", task), getattr(train, "tokenizer", None)
+        task, tokenizer = getattr(train, "task", None), getattr(train, "tokenizer", None)
         train, val, test = train.train, val or train.val, test or train.test
     if val is None:
         raise InputError("run needs validation data, which members are compared on")
+    task = task or _task_of(val)
     if name is not None:
         built = _network(name, config)
         return Material(built, name, train, val, test, task=task, tokenizer=tokenizer)

@@ -99,7 +99,7 @@ def _export(
         formats=formats,  # type: ignore[arg-type] # checked by the config
         int8=work.samples if int8 else None,
         int4=config.int4 and "onnx" in formats,
-        test=work.material.test if int8 or config.int4 else None,
+        test=work.tester() if int8 or config.int4 else None,
         tolerance=config.tolerance,
         tokenizer=work.material.tokenizer,
         **kept,
@@ -124,10 +124,8 @@ def _tuned(
 
 def test_figures(work: Work, member: nn.Module) -> dict[str, float]:
     """Return the member's quality on the test data, which nothing else has looked at."""
-    if work.material.test is None:
-        return {}
-    judge = work.judge(work.material.test)
-    return {f"test_{judge.name}": float(judge(member))}
+    judge = work.tester()
+    return {} if judge is None else {f"test_{judge.name}": float(judge(member))}
 
 
 def load_member(work: Work, family: Family, name: str) -> tuple[nn.Module, Manifest]:

@@ -31,7 +31,7 @@ from manynet.run._ranking import rank_alone
 from manynet.run._result import RunResult, Trained
 from manynet.run._work import Work, own_state
 from manynet.search import Front, Quality, Record
-from manynet.train import Hardware
+from manynet.train import Hardware, Loss
 
 __all__ = [
     "export_verb",
@@ -52,10 +52,13 @@ def run_all(
     *,
     material: Material | None = None,
     quality: Quality | None = None,
+    loss: Loss | None = None,
     tell: Tell = silent,
 ) -> RunResult:
     """Do all that is left of a run; see `manynet.run` and `run_config`."""
-    with _opened("run", config, folder, tell, material=material, quality=quality) as work:
+    with _opened(
+        "run", config, folder, tell, material=material, quality=quality, loss=loss
+    ) as work:
         if not (folder / RESULT).is_file():
             family, plan = _trained(work)
             front = find_front(work, family, plan)
@@ -182,6 +185,7 @@ def _opened(
     *,
     material: Material | None = None,
     quality: Quality | None = None,
+    loss: Loss | None = None,
 ) -> Iterator[Work]:
     """Open a new or begun run; a new one that fails before it has computed leaves nothing."""
     if verb != "train":
@@ -193,7 +197,7 @@ def _opened(
         try:
             open_folder(folder, config)
             with Diary(folder, verb, tell, RESULT) as diary:
-                work = Work(folder, config, material, diary.tell, quality)
+                work = Work(folder, config, material, diary.tell, quality, loss)
                 check_counters(config, work.device)
                 with own_state(config.seed, int(work.environment["threads"])):
                     yield work

@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from manynet.config import Config
+from manynet.data import load_function
 from manynet.deploy import calibrate
+from manynet.errors import InputError
 from manynet.run._events import Event, Tell, silent
 from manynet.run._folder import environment
 from manynet.run._material import Material
-from manynet.search import Metric, Quality, Store, accuracy, perplexity
+from manynet.search import Metric, Quality, Store, accuracy, loss, perplexity
+from manynet.train import Loss, squared_error, token_loss
 
 __all__ = ["Calibration", "Work", "own_state"]
 
@@ -44,8 +48,8 @@ class Work:
         config: what was asked for.
         material: the network and the data.
         tell: hears what the run does.
-        quality: what judges a member; None for the accuracy, or the perplexity of a language
-            model, on the validation data.
+        quality: what judges a member; None for what the config says, on the validation data.
+        own_loss: a function of outputs and targets; None for what the config says.
     """
 
     folder: Path
@@ -53,6 +57,7 @@ class Work:
     material: Material
     tell: Tell = silent
     quality: Quality | None = None
+    own_loss: Loss | None = None
     environment: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,11 +73,36 @@ class Work:
         """What judges a member."""
         return self.quality or self.judge(self.material.val)
 
-    def judge(self, data: Any, *, limit: int | None = None) -> Metric:
-        """Return what the run's kind of model is judged by, on some data."""
-        if self.generates or self.material.task == "masked":
-            return perplexity(data, limit=limit)
-        return accuracy(data, limit=limit)
+    def judge(self, data: Any, *, limit: int | None = None) -> Quality:
+        """Return what the config has members judged by, on some data."""
+        name = self.config.search.quality
+        if name is None:
+            name = {"classify": "accuracy", "regress": "loss"}.get(self.material.task, "perplexity")
+        if name == "loss":
+            return loss(data, self.loss, limit=limit)
+        if name in ("accuracy", "perplexity"):
+            return (accuracy if name == "accuracy" else perplexity)(data, limit=limit)
+        found = load_function(name)(data)
+        if not isinstance(found, Metric):
+            raise InputError(
+                f"{name} returned {type(found).__name__}; it should take data and return a "
+                "manynet.Metric, as manynet.accuracy does"
+            )
+        return found
+
+    def tester(self) -> Quality | None:
+        """Return what judges a member on the test data; None where there is none."""
+        return None if self.material.test is None else self.judge(self.material.test)
+
+    @cached_property
+    def loss(self) -> Loss:
+        """The loss of outputs against targets."""
+        if self.own_loss is not None:
+            return self.own_loss
+        if self.config.train.loss is not None:
+            return load_function(self.config.train.loss)  # type: ignore[return-value] # the user's
+        usual: dict[str, Loss] = {"classify": cross_entropy, "regress": squared_error}
+        return usual.get(self.material.task, token_loss)
 
     @property
     def generates(self) -> bool:

@@ -177,6 +177,9 @@ class Front:
     def pick(self, n: int) -> tuple[Record, ...]:
         """Return `n` records, or all if there are fewer, spread evenly over the first cost.
 
+        Where there are several costs, a record that another beats at both quality and first cost
+        is on the front for the others, and is picked only where there are too few without it.
+
         Raises:
             InputError: `n` is less than 1.
         """
@@ -184,16 +187,29 @@ class Front:
             raise InputError(f"pick at least one record, not {n}")
         if n >= len(self.members):
             return self.members
-        if n == 1 or not self.costs:
-            return (self.members[len(self.members) // 2],) if n == 1 else self.members[:n]
-        costs = np.array([record.costs[self.costs[0]] for record in self.members])
-        left = set(range(len(costs)))
-        ends = [0, len(costs) - 1]
-        left -= set(ends)
+        if not self.costs:
+            return self.members[:n]
+        members = self._rising()
+        if n > len(members):
+            members = self.members
+        costs = np.array([record.costs[self.costs[0]] for record in members])
+        if n == 1:
+            return (members[len(members) // 2],)
+        left = set(range(1, len(costs) - 1))
+        picked = [0, len(costs) - 1]
         for aim in np.linspace(costs[0], costs[-1], n)[1:-1]:
-            ends.append(min(left, key=lambda i: (abs(costs[i] - aim), i)))
-            left.remove(ends[-1])
-        return tuple(self.members[i] for i in sorted(ends))
+            picked.append(min(left, key=lambda i: (abs(costs[i] - aim), i)))
+            left.remove(picked[-1])
+        return tuple(members[i] for i in sorted(picked))
+
+    def _rising(self) -> tuple[Record, ...]:
+        """Return the members that are better than all that have no more of the first cost."""
+        sign, cost = (1.0 if self.higher_is_better else -1.0), self.costs[0]
+        rising: list[Record] = []
+        for record in sorted(self.members, key=lambda r: (r.costs[cost], -sign * r.quality)):
+            if not rising or sign * record.quality > sign * rising[-1].quality:
+                rising.append(record)
+        return tuple(rising)
 
     def hypervolume(self, reference: Mapping[str, float]) -> float:
         """Return the volume between the front and a point that is worse than all that counts.

@@ -81,10 +81,10 @@ class Metric:
         return str(getattr(self.function, "fingerprint", ""))
 
     def __call__(self, member: nn.Module) -> float:
-        """Return the number for `member`, which is put in evaluation mode for it."""
+        """Return the number for `member`, in evaluation mode and without gradients."""
         if self.function is None:
             raise InputError(f"{self.name} has no function; search with evaluate=…, or give it one")
-        with evaluating(member):
+        with evaluating(member), torch.no_grad():
             return finite(self.name, self.function(member))
 
 

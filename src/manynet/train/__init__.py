@@ -41,7 +41,15 @@ from manynet.train.estimators import (
 from manynet.train.events import Event, Moment
 from manynet.train.forces import ForceMatching
 from manynet.train.log import TrainingLog
-from manynet.train.objectives import Distill, Loss, Objective, Task, logits_of
+from manynet.train.objectives import (
+    Distill,
+    DistillOutputs,
+    Loss,
+    Objective,
+    Task,
+    logits_of,
+    squared_error,
+)
 from manynet.train.only import only
 from manynet.train.optimizers import MakeOptimizer, make_optimizer, parameter_groups
 from manynet.train.penalties import Penalty, UniformWeights, moments
@@ -62,6 +70,7 @@ __all__ = [
     "Descent",
     "Dirichlet",
     "Distill",
+    "DistillOutputs",
     "DistillTail",
     "DistillTokens",
     "ElasticWeights",
@@ -118,6 +127,7 @@ __all__ = [
     "save_checkpoint",
     "scales_of",
     "showing_hidden_states",
+    "squared_error",
     "step_times",
     "steps_an_epoch",
     "sum_outputs",

@@ -12,7 +12,15 @@ from torch.nn import functional
 from manynet.data import Batch
 from manynet.errors import InputError
 
-__all__ = ["Distill", "Loss", "Objective", "Task", "logits_of"]
+__all__ = [
+    "Distill",
+    "DistillOutputs",
+    "Loss",
+    "Objective",
+    "Task",
+    "logits_of",
+    "squared_error",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A function of outputs and targets that returns one number, such as `cross_entropy`."""
@@ -146,3 +154,57 @@ class Distill:
         total = functional.kl_div(own, wanted, reduction="sum", log_target=True)
         distributions = logits.numel() // logits.shape[self.dim]
         return total * (self.temperature**2 / distributions)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error of numbers.
+
+    A target of one number may come without the dimension that the output has for it: `(N,)` is
+    compared with `(N, 1)` number by number, where PyTorch's own loss would broadcast them.
+
+    Raises:
+        InputError: outputs and targets have different shapes.
+
+    Example:
+        >>> import torch
+        >>> squared_error(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 0.0]))
+        tensor(2.)
+    """
+    if outputs.dim() == targets.dim() + 1 and outputs.shape[-1] == 1:
+        outputs = outputs.squeeze(-1)
+    if outputs.shape != targets.shape:
+        raise InputError(
+            f"the network returns {tuple(outputs.shape)} for targets {tuple(targets.shape)}; they "
+            "should be of one shape, or give a loss of your own"
+        )
+    return functional.mse_loss(outputs, targets)
+
+
+@dataclass(frozen=True)
+class DistillOutputs(Distill):
+    """In-place distillation of numbers: the others learn what the largest member returns.
+
+    Its outputs take the place of the targets in the same loss, so this serves regression, dense
+    maps of numbers, and every loss that takes outputs for targets.
+
+    Args:
+        loss: of outputs against targets; the squared error by default.
+
+    Example:
+        >>> import torch
+        >>> outputs, batch = torch.ones(2, 3), (torch.zeros(2, 1), torch.zeros(2, 3))
+        >>> float(DistillOutputs()(outputs, batch, torch.zeros(2, 3), False))
+        1.0
+    """
+
+    loss: Loss = squared_error
+
+    def __post_init__(self) -> None:
+        if self.temperature != 1:
+            raise InputError("DistillOutputs has no temperature; it belongs to probabilities")
+        super().__post_init__()
+
+    def _divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+        if teacher.numel() == targets.numel():  # (N, 1) for targets (N,)
+            teacher = teacher.reshape(targets.shape)
+        return self.loss(logits, teacher)
