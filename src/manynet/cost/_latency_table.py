@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,7 +135,7 @@ class LatencyTable(Cost):
         return self.predict(arch)
 
     @functools.cached_property
-    def _quick(self) -> tuple[tuple[str, ...], Sums]:
+    def _quick(self) -> tuple[tuple[str, ...], Callable[[Key], complex]]:
         """The names of the choices, and what sums the blocks' milliseconds and the factor."""
         candidates = [tuple(values) for values in self.touch.values()]
         touches = [
@@ -144,7 +144,7 @@ class LatencyTable(Cost):
         ]
         blocks = [Term(look.positions, look) for look in self._looks()]
         start = complex(self.rates[0], self.center)
-        return tuple(self.touch), Sums(candidates, [*blocks, *touches], start)
+        return tuple(self.touch), Sums(candidates, [*blocks, *touches], start).total
 
     def _looks(self) -> list[_Look]:
         """Return what each site adds."""

@@ -80,10 +80,11 @@ class LatencyPredictor(Cost):
             total = sums(arch.ordered(names))
         except (KeyError, InputError):
             return self._predicted(arch)
-        return max(0.0, total.real * total.imag)
+        found = total.real * total.imag
+        return found if found > 0.0 else 0.0
 
     @functools.cached_property
-    def _quick(self) -> tuple[tuple[str, ...], Sums]:
+    def _quick(self) -> tuple[tuple[str, ...], Callable[[tuple[Value, ...]], complex]]:
         """The names of the choices, and what sums the layers' milliseconds and the factor.
 
         Where what was counted tells what any layer takes, no member has to be counted again.
@@ -100,7 +101,7 @@ class LatencyPredictor(Cost):
             for choices, known, whole in self.lookup.completed(self.touch)
         ]
         start = complex(self.rates[0], self.center)
-        return names, Sums(candidates, [*layers, *touches], start)
+        return names, Sums(candidates, [*layers, *touches], start).total
 
     def _predicted(self, arch: Arch) -> float:
         assert self.lookup is not None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,8 @@ from manynet.space import Value
 
 __all__ = ["Sums", "Term"]
 
-_LISTED = 4096  # combinations of one table
+_LISTED = 4096  # combinations of one term that are listed
+_TOGETHER = 256  # combinations of a table of several terms
 Key = tuple[Value, ...]
 
 
@@ -42,52 +42,51 @@ class Term:
 
 
 class Sums:
-    """Two sums over the choices of an arch: call it with the arch's values.
+    """Two sums over the choices of an arch: `total` of the arch's values.
 
     Args:
         candidates: the values of each choice.
         terms: what is added.
         start: what is there before.
+
+    Attributes:
+        total: a function of an arch's values that returns both sums, or raises `KeyError` for
+            values that are not known.
     """
 
     def __init__(
         self, candidates: Sequence[Key], terms: Sequence[Term], start: complex = 0.0
     ) -> None:
         self._candidates = candidates
-        self._start = start + sum(term.known[()] for term in terms if not term.positions)
+        start += sum(term.known[()] for term in terms if not term.positions)
         alone: list[Term] = []
         listed: list[Term] = []
         for term in terms:
             if term.positions:
                 fits = term.whole and self._size(term.positions) <= _LISTED
                 (listed if fits else alone).append(term)
-        self._looks: list[tuple[Callable[[Key], Any], Mapping[Any, complex]]] = [
-            *((operator.itemgetter(*term.positions), term.known) for term in alone),
-            *(
-                (operator.itemgetter(*positions), self._listed(positions, together))
-                for positions, together in self._groups(listed)
-            ),
+        looks = [(term.positions, term.known) for term in alone] + [
+            (positions, self._listed(positions, together))
+            for positions, together in self._groups(listed)
         ]
-
-    def __call__(self, values: Key) -> complex:
-        """Return both sums. Raises `KeyError` for values that are not known."""
-        total = self._start
-        for pick, known in self._looks:
-            total += known[pick(values)]
-        return total
+        self.total = _compiled(len(candidates), looks, start)
 
     def _size(self, positions: Sequence[int]) -> int:
         return math.prod(len(self._candidates[position]) for position in positions)
 
     def _groups(self, terms: Sequence[Term]) -> list[tuple[tuple[int, ...], list[Term]]]:
-        """Put terms together, the largest first, where the fewest combinations come of it."""
+        """Put terms together, the largest first, where the fewest combinations come of it.
+
+        Tables stay small, unless one term alone is larger: of a large one each entry is far away
+        when it is first asked for, which takes longer than another look at a small one.
+        """
         groups: list[tuple[set[int], list[Term]]] = []
         for term in sorted(terms, key=lambda term: -self._size(term.positions)):
             own = set(term.positions)
             fitting = [
                 (self._size([*(places | own)]) / self._size([*places]), number)
                 for number, (places, _) in enumerate(groups)
-                if self._size([*(places | own)]) <= _LISTED
+                if self._size([*(places | own)]) <= max(_TOGETHER, self._size([*places]))
             ]
             if fitting:
                 places, together = groups[min(fitting)[1]]
@@ -117,3 +116,28 @@ class Sums:
             for position in positions
         ]
         return figures.transpose(order).reshape(shape)
+
+
+def _compiled(
+    count: int, looks: Sequence[tuple[tuple[int, ...], Mapping[Any, complex]]], start: complex
+) -> Callable[[Key], complex]:
+    """Return a function that adds up what the tables have at the values of their positions.
+
+    It is written out, one line a table: a loop over tables takes twice the time. The lines hold
+    nothing but positions.
+    """
+    lines = [
+        "def made(start, tables):",
+        *(f"    table{number} = tables[{number}]" for number in range(len(looks))),
+        "    def total(values):",
+        f"        ({''.join(f'v{position}, ' for position in range(count))}) = values",
+        "        found = start",
+    ]
+    for number, (positions, _) in enumerate(looks):
+        key = ", ".join(f"v{position}" for position in positions)
+        lines.append(f"        found += table{number}[{key}]")
+    lines += ["        return found", "    return total"]
+    scope: dict[str, Any] = {}
+    exec("\n".join(lines), scope)
+    made: Callable[[Key], complex] = scope["made"](start, [known for _, known in looks])
+    return made
