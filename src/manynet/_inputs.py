@@ -16,6 +16,7 @@ from manynet.errors import InputError
 
 __all__ = [
     "Batch",
+    "Example",
     "Inputs",
     "Named",
     "as_inputs",
@@ -35,6 +36,8 @@ Inputs = tuple[Any, ...]
 """The positional arguments of a network."""
 Named = Mapping[str, Any]
 """The arguments of a network by name, as the tokenizers of `transformers` return them."""
+Example = Tensor | Sequence[Any] | Named
+"""What users give as example inputs: a tensor, or a network's arguments in order or by name."""
 Batch = tuple[Inputs | Named, Any]
 """The arguments of a forward pass on several samples, and their targets or None."""
 
@@ -64,7 +67,7 @@ def as_inputs(example_inputs: Tensor | Sequence[object]) -> Inputs:
     return tuple(inputs)
 
 
-def positional(model: nn.Module, inputs: Tensor | Sequence[object] | Named) -> Inputs:
+def positional(model: nn.Module, inputs: Example) -> Inputs:
     """Return the arguments of a forward pass as a tuple, also where they come by name.
 
     Args:

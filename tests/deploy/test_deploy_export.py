@@ -174,6 +174,23 @@ def test_accuracy_needs_targets(deployed: tuple[Net, Path, Manifest]) -> None:
         accuracy_of(deployed[1] / "model.onnx", [])
 
 
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 4), nn.Linear(5, 4)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.left(left) + self.right(right)
+
+
+def test_inputs_may_come_by_name(tmp_path: Path) -> None:
+    net, named = TwoInputs().eval(), {"right": torch.randn(2, 5), "left": torch.randn(2, 3)}
+    manifest = mn.export(net, tmp_path / "two.onnx", named)
+    assert [entry["shape"] for entry in manifest.inputs] == [[2, 3], [2, 5]]
+    assert mn.verify(net, tmp_path / "two.onnx", named) < 1e-5
+    assert mn.macs()(net, named) == mn.macs()(net, (named["left"], named["right"])) == 32
+
+
 class Maps(nn.Module):
     """Scores of 3 classes at each of 9 x 9 places."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet._inputs import Inputs, as_inputs, device_of, evaluating, with_batch
+from manynet._inputs import Example, Inputs, device_of, evaluating, positional, with_batch
 from manynet.cost._cost import Cost
 from manynet.cost._latency import LatencyCost, latency
 from manynet.errors import InputError
@@ -37,9 +37,9 @@ class TokenLatency(LatencyCost):
 
     tokens: int = 256
 
-    def prepared(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Callable[[], object]:
+    def prepared(self, member: nn.Module, example_inputs: Example) -> Callable[[], object]:
         """Return a function that decodes one token, after as many as are in the cache."""
-        ids = _ids(with_batch(as_inputs(example_inputs), self.batch), self.tokens)
+        ids = _ids(with_batch(positional(member, example_inputs), self.batch), self.tokens)
         device = torch.device(self.device)
         if device_of(member).type != device.type:
             member = copy.deepcopy(member).to(device)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
-from manynet._inputs import Inputs, as_inputs
+from manynet._inputs import Example, Inputs, positional
 from manynet.errors import InputError
 from manynet.space import Arch, Space
 
@@ -58,13 +58,13 @@ class Cost:
     tabulated: ClassVar[bool] = False
     """Whether `of_arch` looks it up in a table of the family."""
 
-    def __call__(self, member: nn.Module, example_inputs: Tensor | Inputs) -> float:
+    def __call__(self, member: nn.Module, example_inputs: Example) -> float:
         """Return the cost of one network.
 
         Raises:
             InputError: the figure is not a number, not finite or negative.
         """
-        return self.checked(self.function(member, as_inputs(example_inputs)))
+        return self.checked(self.function(member, positional(member, example_inputs)))
 
     def of_arch(self, family: FamilyLike, arch: Arch) -> float:
         """Return the cost of the member of `arch`; costs that can be tabulated are then quick."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manynet._inputs import Inputs, as_inputs, evaluating, shapes, tensors_in, with_batch
+from manynet._inputs import Example, Inputs, evaluating, positional, shapes, tensors_in, with_batch
 from manynet.bindings.stored import entry_bits, stored_bytes
 from manynet.errors import InputError
 
@@ -59,7 +59,7 @@ class LayerCost:
 
 
 def by_layer(
-    member: nn.Module, example_inputs: Tensor | Inputs, *, per_sample: bool = True
+    member: nn.Module, example_inputs: Example, *, per_sample: bool = True
 ) -> list[LayerCost]:
     """Return what each module costs, in the order of the network's modules.
 
@@ -85,7 +85,7 @@ def by_layer(
         1 ReLU 0 0 (1, 8)
         2 Linear 16 16 (1, 2)
     """
-    inputs = as_inputs(example_inputs)
+    inputs = positional(member, example_inputs)
     counter = _forward_counted(member, with_batch(inputs, 1) if per_sample else inputs)
     owned = _owned_tensors(member)
     layers = [

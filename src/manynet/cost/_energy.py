@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from manynet._inputs import Inputs
+from manynet._inputs import Example, Inputs
 from manynet.cost._cost import Cost
 from manynet.cost._latency import latency
 from manynet.errors import InputError
@@ -64,7 +64,7 @@ class EnergyCost(Cost):
     seconds: float = 2.0
     powercap: Path = POWERCAP
 
-    def measure(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Energy:
+    def measure(self, member: nn.Module, example_inputs: Example) -> Energy:
         """Run a network for some seconds and read the counter before and after.
 
         Raises:

@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from manynet._inputs import (
+    Example,
     Inputs,
-    as_inputs,
     device_of,
     evaluating,
     moved,
+    positional,
     tensors_in,
     with_batch,
 )
@@ -136,7 +137,7 @@ class LatencyCost(Cost):
     time_limit_s: float = 2.0
     precision: float = 0.01
 
-    def measure(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Latency:
+    def measure(self, member: nn.Module, example_inputs: Example) -> Latency:
         """Time a network: warm up, then run until the median is sure or the time is up.
 
         Passes during which other work took the core are set aside and counted, unless there is
@@ -177,7 +178,7 @@ class LatencyCost(Cost):
         return Latency(median, p10, p90, len(kept), *how, disturbed=aside, p25=p25, p75=p75)
 
     @contextlib.contextmanager
-    def clock(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Iterator[Clock]:
+    def clock(self, member: nn.Module, example_inputs: Example) -> Iterator[Clock]:
         """Make a network ready to be timed, pass by pass, while the context is open.
 
         Inside, PyTorch has the threads asked for and treats denormal numbers as zero; both are put
@@ -188,9 +189,9 @@ class LatencyCost(Cost):
             with self.settings():
                 yield self.clock_of(run)
 
-    def prepared(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Callable[[], object]:
+    def prepared(self, member: nn.Module, example_inputs: Example) -> Callable[[], object]:
         """Return a function that runs one pass of a network, which should be in eval mode."""
-        inputs = with_batch(as_inputs(example_inputs), self.batch)
+        inputs = with_batch(positional(member, example_inputs), self.batch)
         where = torch.device(self.device)
         if self.runtime == "torch":
             return _torch_run(member, inputs, where)

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from manynet._inputs import Inputs, as_inputs, evaluating, tensors_in, with_batch
+from manynet._inputs import Example, Inputs, evaluating, positional, tensors_in, with_batch
 from manynet.cost._latency import Clock, Latency, LatencyCost, Runtime
 from manynet.deploy import to_onnx
 from manynet.errors import InputError
@@ -36,7 +36,7 @@ class RemoteLatency(LatencyCost):
 
     token: str = field(default="", repr=False)
 
-    def measure(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Latency:
+    def measure(self, member: nn.Module, example_inputs: Example) -> Latency:
         """Export a network, send it to the device, and return what its clock has read.
 
         Raises:
@@ -44,7 +44,7 @@ class RemoteLatency(LatencyCost):
                 network.
             MissingExtraError: ONNX is not installed.
         """
-        inputs = with_batch(as_inputs(example_inputs), self.batch)
+        inputs = with_batch(positional(member, example_inputs), self.batch)
         with evaluating(member):
             data = to_onnx(member, inputs, dynamic_batch=False)
         query = urlencode({name: getattr(self, name) for name in _SENT})
@@ -59,7 +59,7 @@ class RemoteLatency(LatencyCost):
         """Return what the device says of itself. Raises `InputError` as `measure` does."""
         return self._asked("/device", None)
 
-    def prepared(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Callable[[], object]:
+    def prepared(self, member: nn.Module, example_inputs: Example) -> Callable[[], object]:
         """Refuse: another machine's passes cannot be run one by one from here."""
         raise InputError(
             f"{self.device} times whole networks; its passes cannot be run one by one, as "
@@ -67,7 +67,7 @@ class RemoteLatency(LatencyCost):
         )
 
     @contextlib.contextmanager
-    def clock(self, member: nn.Module, example_inputs: Tensor | Inputs) -> Iterator[Clock]:
+    def clock(self, member: nn.Module, example_inputs: Example) -> Iterator[Clock]:
         """Refuse, as `prepared` does."""
         self.prepared(member, example_inputs)
         yield Clock(lambda: None, member, 1)  # type: ignore[arg-type] # never reached

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from manynet._files import write_bytes
-from manynet._inputs import Inputs, as_inputs
+from manynet._inputs import Example, Inputs, positional
 from manynet.deploy._formats import Format, format_of, to_bytes
 from manynet.deploy._language import write_plain
 from manynet.deploy._manifest import MANIFEST, FileRecord, Manifest, described, versions
@@ -38,7 +38,7 @@ NAMES: dict[Format, str] = {
 def export(
     member: nn.Module,
     path: Path | str,
-    example_inputs: Tensor | Inputs,
+    example_inputs: Example,
     *,
     format: str | None = None,
     weights: Weights = "float",
@@ -97,7 +97,7 @@ def export(
             f"export(weights={weights!r}) of a {found} file: give 'float', 'int4' for ONNX, or "
             "'sparse' for safetensors"
         )
-    inputs = as_inputs(example_inputs)
+    inputs = positional(member, example_inputs)
     allowed = tolerance if verify else None
     data, record = _make(
         member,
@@ -120,7 +120,7 @@ def export(
 def export_member(
     member: nn.Module,
     folder: Path | str,
-    example_inputs: Tensor | Inputs,
+    example_inputs: Example,
     *,
     formats: Sequence[Format | Literal["transformers"]] = ("onnx", "safetensors"),
     tokenizer: Any = None,
@@ -182,7 +182,7 @@ def export_member(
         raise InputError(
             "export_member: 'transformers' writes model.safetensors itself; leave 'safetensors' out"
         )
-    folder, inputs, records = Path(folder), as_inputs(example_inputs), list[FileRecord]()
+    folder, inputs, records = Path(folder), positional(member, example_inputs), list[FileRecord]()
     with _replacing(folder) as aside:
         if "transformers" in formats:
             how = {"tolerance": tolerance, "tokenizer": tokenizer}

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from manynet._inputs import (
+    Example,
     Inputs,
-    as_inputs,
     batch_of,
     device_of,
     evaluating,
     moved,
+    positional,
     tensors_in,
     with_batch,
 )
@@ -26,7 +27,7 @@ __all__ = ["compared", "difference_of", "verify"]
 def verify(
     member: nn.Module,
     path: Path | str,
-    inputs: Tensor | Inputs,
+    inputs: Example,
     *,
     tolerance: float = 1e-4,
     dynamic_batch: bool = True,
@@ -61,7 +62,13 @@ def verify(
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
     found = format_of(path, format)
     return difference_of(
-        member, data, found, as_inputs(inputs), tolerance, dynamic_batch=dynamic_batch, name=path
+        member,
+        data,
+        found,
+        positional(member, inputs),
+        tolerance,
+        dynamic_batch=dynamic_batch,
+        name=path,
     )
 
 
