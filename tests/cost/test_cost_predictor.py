@@ -207,12 +207,14 @@ def test_products_of_widths_are_found_from_some_of_them(seed: int, squared: bool
         key: key[2] * rates[key[3]] * key[0] * key[1] ** (2 if squared else 1) + key[0]
         for key in keys
     }
-    known = {key: true[key] for key in keys if key[0] in (1, 4) or rng.random() < 0.2}
+    spare = rng.choice(len(keys) // 2, 9, replace=False) + len(keys) // 4  # where key[0] is 2 or 3
+    known = {key: true[key] for n, key in enumerate(keys) if key[0] in (1, 4) or n in spare}
     found = completed(candidates, known)
     assert found is not None
     assert found == pytest.approx(true, rel=1e-6)
     assert completed(candidates, {key: rng.normal() for key in known}) in (None, known)
-    few = completed(candidates, {key: true[key] for key in keys if rng.random() < 0.4})
+    told = [key for key in keys if key[::2] == (1, True) or rng.random() < 0.4]  # every width once
+    few = completed(candidates, {key: true[key] for key in told})
     assert few is None or few == pytest.approx(true, rel=1e-6)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ __all__ = ["Sums", "Term"]
 _LISTED = 4096  # combinations of one term that are listed
 _TOGETHER = 256  # combinations of a table of several terms
 Key = tuple[Value, ...]
+Sum = NDArray[np.complex128]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Sums:
         self, candidates: Sequence[Key], terms: Sequence[Term], start: complex = 0.0
     ) -> None:
         self._candidates = candidates
+        self._keys: dict[tuple[Key, ...], Sequence[Any]] = {}
         start += sum(term.known[()] for term in terms if not term.positions)
         alone: list[Term] = []
         listed: list[Term] = []
@@ -65,10 +68,8 @@ class Sums:
             if term.positions:
                 fits = term.whole and self._size(term.positions) <= _LISTED
                 (listed if fits else alone).append(term)
-        looks = [(term.positions, term.known) for term in alone] + [
-            (positions, self._listed(positions, together))
-            for positions, together in self._groups(listed)
-        ]
+        groups = [(positions, self._listed(positions, t)) for positions, t in self._groups(listed)]
+        looks = [_Look(term.positions, term.known) for term in alone] + self._looks(groups)
         self.total = _compiled(len(candidates), looks, start)
 
     def _size(self, positions: Sequence[int]) -> int:
@@ -96,16 +97,60 @@ class Sums:
                 groups.append((own, [term]))
         return [(tuple(sorted(places)), together) for places, together in groups]
 
-    def _listed(self, positions: tuple[int, ...], terms: Sequence[Term]) -> dict[Any, complex]:
+    def _listed(self, positions: tuple[int, ...], terms: Sequence[Term]) -> Sum:
         """Add up what terms say of every combination of the values at some positions."""
-        values = [self._candidates[position] for position in positions]
-        total = np.zeros([len(known) for known in values], complex)
+        total = np.zeros([len(self._candidates[position]) for position in positions], complex)
         for term in terms:
             total += self._spread(term, positions)
-        keys = values[0] if len(values) == 1 else itertools.product(*values)
-        return dict(zip(keys, total.ravel().tolist(), strict=True))
+        return total
 
-    def _spread(self, term: Term, positions: tuple[int, ...]) -> NDArray[np.complex128]:
+    def _looks(self, groups: Sequence[tuple[tuple[int, ...], Sum]]) -> list[_Look]:
+        """Return the tables of the groups; large ones that share choices are looked up together.
+
+        The blocks of a transformer depend on its width and depth, and each on some choices of its
+        own. With one look at width and depth come the tables of all blocks, which are small, and
+        one and the same for all widths or depths that make no difference.
+        """
+        large = [set(positions) for positions, sums in groups if sums.size > _TOGETHER]
+        often = {p for places in large for p in places if sum(p in one for one in large) > 1}
+        shared: dict[tuple[int, ...], list[tuple[tuple[int, ...], Sum]]] = {}
+        looks: list[_Look] = []
+        for positions, sums in groups:
+            first = tuple(position for position in positions if position in often)
+            if sums.size > _TOGETHER and 0 < len(first) < len(positions):
+                shared.setdefault(first, []).append((positions, sums))
+            else:
+                looks.append(_Look(positions, self._by_values(positions, sums)))
+        for first, together in shared.items():
+            rest = [tuple(p for p in positions if p not in first) for positions, _ in together]
+            parts = [self._parts(first, positions, sums) for positions, sums in together]
+            known = self._keyed(first, zip(*parts, strict=True))
+            looks.append(_Look(first, known, rest))
+        return looks
+
+    def _parts(
+        self, first: tuple[int, ...], positions: tuple[int, ...], sums: Sum
+    ) -> list[dict[Any, complex]]:
+        """Return a table of the other choices for each combination of the first ones."""
+        rest = tuple(position for position in positions if position not in first)
+        split = sums.transpose([positions.index(position) for position in first + rest])
+        made: dict[bytes, dict[Any, complex]] = {}
+        return [
+            made.setdefault(part.tobytes(), self._by_values(rest, part))
+            for part in split.reshape(self._size(first), -1)
+        ]
+
+    def _by_values(self, positions: tuple[int, ...], sums: Sum) -> dict[Any, complex]:
+        return self._keyed(positions, sums.ravel().tolist())
+
+    def _keyed(self, positions: tuple[int, ...], figures: Iterable[T]) -> dict[Any, T]:
+        """Return figures by the values at some positions; choices that are alike share the keys."""
+        values = tuple(self._candidates[position] for position in positions)
+        if values not in self._keys:
+            self._keys[values] = values[0] if len(values) == 1 else [*itertools.product(*values)]
+        return dict(zip(self._keys[values], figures, strict=True))
+
+    def _spread(self, term: Term, positions: tuple[int, ...]) -> Sum:
         """Return a term's figures with an axis for each of the positions."""
         own = [self._candidates[position] for position in term.positions]
         keys = own[0] if len(own) == 1 else itertools.product(*own)
@@ -118,12 +163,25 @@ class Sums:
         return figures.transpose(order).reshape(shape)
 
 
-def _compiled(
-    count: int, looks: Sequence[tuple[tuple[int, ...], Mapping[Any, complex]]], start: complex
-) -> Callable[[Key], complex]:
+@dataclass(frozen=True)
+class _Look:
+    """One look at a table, or a look at a table of tables and then at those that it gives.
+
+    Args:
+        positions: where the choices stand whose values are looked up.
+        known: the figures, or tables of figures.
+        rest: where the choices of these tables stand.
+    """
+
+    positions: tuple[int, ...]
+    known: Mapping[Any, Any]
+    rest: Sequence[tuple[int, ...]] = ()
+
+
+def _compiled(count: int, looks: Sequence[_Look], start: complex) -> Callable[[Key], complex]:
     """Return a function that adds up what the tables have at the values of their positions.
 
-    It is written out, one line a table: a loop over tables takes twice the time. The lines hold
+    It is written out, one line a look: a loop over tables takes twice the time. The lines hold
     nothing but positions.
     """
     lines = [
@@ -133,11 +191,18 @@ def _compiled(
         f"        ({''.join(f'v{position}, ' for position in range(count))}) = values",
         "        found = start",
     ]
-    for number, (positions, _) in enumerate(looks):
-        key = ", ".join(f"v{position}" for position in positions)
-        lines.append(f"        found += table{number}[{key}]")
+    for number, look in enumerate(looks):
+        inner = [f"table{number}_{other}" for other in range(len(look.rest))]
+        into = f"{''.join(name + ', ' for name in inner)}=" if inner else "found +="
+        lines.append(f"        {into} table{number}[{_key(look.positions)}]")
+        for name, positions in zip(inner, look.rest, strict=True):
+            lines.append(f"        found += {name}[{_key(positions)}]")
     lines += ["        return found", "    return total"]
     scope: dict[str, Any] = {}
     exec("\n".join(lines), scope)
-    made: Callable[[Key], complex] = scope["made"](start, [known for _, known in looks])
+    made: Callable[[Key], complex] = scope["made"](start, [look.known for look in looks])
     return made
+
+
+def _key(positions: tuple[int, ...]) -> str:
+    return ", ".join(f"v{position}" for position in positions)
