@@ -37,14 +37,20 @@ class Wrong(Exception):
         self.difference = difference
 
 
-def check(case: Case) -> Result:
-    """Return what became of one model, `reason` empty where everything holds."""
+def check(case: Case, times: Result) -> Result:
+    """Return what became of one model, `reason` empty where everything holds.
+
+    Args:
+        case: the model.
+        times: the result of `timed`, where it is known already; empty: it is measured.
+    """
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, inputs = case.build()
         settle(model).eval()
-        return judged(model, inputs, deep=case.deep) | {"part": case.part} | timed(model, inputs)
+        result = judged(model, inputs, deep=case.deep) | {"part": case.part}
+        return result | (times or timed(model, inputs))
 
 
 def judged(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool) -> Result:

@@ -3,8 +3,8 @@
 `python benchmarks/coverage.py [GROUP or NAME …]` checks every model in a process of its own, adds
 each result to `benchmarks/results/coverage.json` as it comes, and writes
 `docs/results/coverage.md` from it. It goes on where it was stopped: of a group it checks what is
-missing or failed, and a model named alone always. `--again` checks everything anew, `--page` only
-writes the page.
+missing or failed, and a model named alone always. `--again` checks everything anew, `--untimed`
+does so without both libraries' turns where their times are stored, `--page` only writes the page.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from _coverage_page import write_page
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
 TIMEOUT_S = 900
-MEMORY_BYTES = 16 << 30
+"""Of the processor's time: a machine may be shared."""
+Times = dict[str, Any]
+TIMED = ("seconds", "torch-pruning")
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -31,25 +34,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="*", metavar="GROUP or NAME")
     parser.add_argument("--again", action="store_true", help="check what has a result too")
+    parser.add_argument("--untimed", action="store_true", help="keep stored times")
+    parser.add_argument("--gib", type=int, default=16, help="memory that a model may take")
     parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
     if not args.page:
         import _coverage_checks  # noqa: F401  (once, before the processes part)
 
         for group, name in _chosen(args.what, again=args.again):
-            result = _in_a_process(group, name)
+            times = _times(group, name) if args.untimed else {}
+            result = _in_a_process(group, name, times, args.gib)
             _keep(group, name, result)
             print(f"{group:<27}{name:<36}{result['reason'] or 'correct'}", flush=True)
     write_page(_results())
 
 
-def _check(group: str, name: str, answer: Connection) -> None:
+def _check(group: str, name: str, times: Times, gib: int, answer: Connection) -> None:
     """Check one model and send the result; runs in a process of its own."""
     from _coverage_checks import check
 
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (gib << 30, gib << 30))
+    resource.setrlimit(resource.RLIMIT_CPU, (TIMEOUT_S, TIMEOUT_S))
     _measure.prepare()
-    answer.send(check(cases(group)[name]))
+    answer.send(check(cases(group)[name], times))
 
 
 def _chosen(what: list[str], *, again: bool) -> list[tuple[str, str]]:
@@ -73,18 +80,18 @@ def _chosen(what: list[str], *, again: bool) -> list[tuple[str, str]]:
     ]
 
 
-def _in_a_process(group: str, name: str) -> dict[str, Any]:
+def _in_a_process(group: str, name: str, times: Times, gib: int) -> dict[str, Any]:
     """Return the result of one model, or why there is none."""
     mine, theirs = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_check, args=(group, name, theirs))
+    process = _FORK.Process(target=_check, args=(group, name, times, gib, theirs))
     process.start()
     theirs.close()
     try:
-        if not mine.poll(TIMEOUT_S):
-            return {"reason": f"took more than {TIMEOUT_S} s"}
         return {"reason": "", **mine.recv()}
     except EOFError:
         process.join()
+        if process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
+            return {"reason": f"took more than {TIMEOUT_S} s, or more than {gib} GiB"}
         return {"reason": f"ended with exit code {process.exitcode}"}
     finally:
         process.kill()
@@ -96,6 +103,12 @@ def _results() -> dict[str, dict[str, Any]]:
         return {}
     results: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["results"]
     return results
+
+
+def _times(group: str, name: str) -> Times:
+    """Return what is stored of a model's conversion by both libraries; nothing if not of both."""
+    row = _results().get(group, {}).get(name, {})
+    return {key: row[key] for key in TIMED} if row.keys() >= set(TIMED) else {}
 
 
 def _keep(group: str, name: str, result: dict[str, Any]) -> None:
