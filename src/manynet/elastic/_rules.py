@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manynet.elastic._axes import Extent, extent, unify
 from manynet.elastic._record import Record
+from manynet.elastic._remembered import Remembered
 
 __all__ = ["RULES", "SHAPE_ONLY", "Propagation", "Rule", "pointwise", "rule", "tensors_in"]
 
@@ -60,7 +61,7 @@ class Propagation(TorchDispatchMode):
     def __init__(self, record: Record, *, meta: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
-        self._meta = meta
+        self._remembered = Remembered() if meta else None
         self._chosen: dict[object, Rule] = {}
 
     def __torch_dispatch__(
@@ -76,8 +77,12 @@ class Propagation(TorchDispatchMode):
         if chosen is None:
             chosen = self._chosen[func] = _choose(func)
         name = func.overloadpacket.__name__
-        shape_only = SHAPE_ONLY.get(name) if self._meta else None
-        result = func(*args, **kwargs) if shape_only is None else shape_only(args)
+        if self._remembered is None:
+            result = func(*args, **kwargs)
+        elif name in SHAPE_ONLY:
+            result = SHAPE_ONLY[name](args)
+        else:
+            result = self._remembered(func, args, kwargs)
         chosen(self.record, args, kwargs, result)
         self.record.stream.note(name, args, result)
         return result
