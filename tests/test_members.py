@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import manynet
 from manynet.family import Family
@@ -262,3 +262,69 @@ distributed.destroy_process_group()
 def test_two_processes_share_a_member_with_ddp_and_an_extraction_with_fsdp() -> None:
     """DDP averages what a member sends to the shared gradients; FSDP2 shards an extraction."""
     run_two(PROGRAM.format(tests=str(Path(__file__).parent)))
+
+
+class Speller(nn.Module):
+    """A text model whose embeddings are its output layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(12, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 12, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids)
+        return self.head(x + self.down(torch.relu(self.up(x))))
+
+
+@pytest.fixture
+def speller(monkeypatch: pytest.MonkeyPatch) -> tuple[Family, Tensor]:
+    monkeypatch.setattr("manynet.bindings.leaf.SHARED_ROWS_BYTES", 0)
+    torch.manual_seed(0)
+    ids = torch.randint(0, 12, (2, 5))
+    return manynet.elastic(Speller().eval(), ids, width=(0.5, 1.0)), ids
+
+
+def test_in_evaluation_large_matrices_are_read_in_place(speller) -> None:
+    family, ids = speller
+    member = family.at(family.space.smallest)
+    for name in ("tokens", "up", "down"):
+        weight, shared = getattr(member, name).weight, getattr(family.shared, name).weight
+        assert weight.data_ptr() == shared.data_ptr()
+        assert weight.stride() == shared.stride()
+    assert member.head.weight is member.tokens.weight
+    assert family._cached_bytes == 0
+    with torch.no_grad():
+        for parameter in family.parameters():
+            parameter.mul_(1.5)
+        torch.testing.assert_close(member(ids), family.extract(family.space.smallest)(ids))
+
+
+def test_in_training_matrices_whose_rows_lie_apart_are_copied(speller) -> None:
+    family, ids = speller
+    arch = family.space.smallest
+    read = family.at(arch)
+    trained = family.train().at(arch)
+    assert trained is not read
+    assert trained.down.weight.is_contiguous()
+    assert family.at(arch) is trained
+    assert family.eval().at(arch) is trained  # it has its copies already
+    alone = family.train().extract(arch)
+    for member in (read.train(), trained):  # one that someone holds on to learns as well
+        family.zero_grad()
+        alone.zero_grad()
+        alone(ids).square().mean().backward()
+        member(ids).square().mean().backward()
+        torch.testing.assert_close(family.shared.down.weight.grad[:4, :8], alone.down.weight.grad)
+        torch.testing.assert_close(family.shared.tokens.weight.grad[:, :4], alone.head.weight.grad)
+
+
+def test_what_else_than_products_takes_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manynet.bindings.leaf.SHARED_ROWS_BYTES", 0)
+    net = nn.Sequential(nn.Conv1d(4, 8, 3), nn.Conv1d(8, 8, 1), nn.Flatten(), nn.Linear(16, 3))
+    family = manynet.elastic(net.eval(), torch.randn(2, 4, 4), width=(0.5, 1.0))
+    member = family.at(family.space.smallest)
+    assert member[1].weight.is_contiguous()
+    assert not member[3].weight.is_contiguous()

@@ -24,6 +24,11 @@ from manynet.bindings.push import Push, Touched, wrapped
 __all__ = ["Derived", "Leaf", "Touched", "bind", "copied", "read"]
 
 
+SHARED_ROWS_BYTES = 1 << 18
+"""A matrix of less than this is copied where its rows lie apart: in a product with one or two
+vectors, as when text is generated, a core's cache would hold less of it."""
+
+
 def copied(block: Tensor) -> Tensor:
     """Return a copy of `block` with no stride left over from the tensor that it was cut from."""
     if block.is_contiguous():  # also where a dimension of one has a stride of the larger tensor
@@ -47,8 +52,8 @@ class Leaf:
     sources: tuple[Tensor, ...] = ()
     pull: Callable[[Tensor, bool], None] | None = None
     view: Tensor | None = None
-    """Where the value is a view of a shared tensor: that view, to copy from without a call. It may
-    have more dimensions than `tensor`, see `Lattice`."""
+    """Where the value is a view of a shared tensor and not one piece of it: that view, to copy from
+    without a call, or `tensor` itself. It may have more dimensions than that, see `Lattice`."""
 
 
 def bind(
@@ -56,12 +61,22 @@ def bind(
     shared: Mapping[str, Tensor],
     touched: Touched,
     derived: Mapping[str, Derived] | None = None,
+    *,
+    by_rows: bool = False,
 ) -> Leaf:
     """Return a tensor that reads `shared` as `reading` says, with its value up to date.
 
     A parameter gets a hook that carries its gradient to the shared parameters. A block that lies
     in one piece shares storage; anything else has a storage of its own, since a strided weight is
-    copied by PyTorch's kernels in every call.
+    copied by most of PyTorch's kernels in every call.
+
+    Args:
+        reading: how the tensor is read.
+        shared: the shared tensors, by name.
+        touched: is told when a gradient has arrived.
+        derived: values in between, by name.
+        by_rows: whether only matrix products and look-ups of rows take the tensor, and no gradient
+            is wanted. They run as fast on rows that lie apart; a large block then shares storage.
     """
     if derived and not isinstance(reading, Computed) and reading.source in derived:
         part = reading
@@ -73,8 +88,8 @@ def bind(
         return Leaf(source)
     lattice = lattice_of(reading.index, source.shape)
     view = None if lattice is None else lattice.view(source.detach())
-    if view is not None and view.is_contiguous():
-        leaf = Leaf(_like(source, view))
+    if view is not None and (view.is_contiguous() or by_rows and _has_long_rows(view)):
+        leaf = Leaf(_like(source, view), view=None if view.is_contiguous() else view)
     else:
         value = read(source.detach(), reading)
         own = value.contiguous() if reading.block is None else copied(value)
@@ -83,6 +98,11 @@ def bind(
         push = Push(source, reading, touched, lattice, leaf.tensor.nbytes)
         leaf.tensor.register_post_accumulate_grad_hook(push)
     return leaf
+
+
+def _has_long_rows(view: Tensor) -> bool:
+    """Whether `view` is a large matrix each of whose rows lies in one piece."""
+    return view.dim() == 2 and view.stride(1) == 1 and view.nbytes >= SHARED_ROWS_BYTES
 
 
 def _like(source: Tensor, value: Tensor) -> Tensor:

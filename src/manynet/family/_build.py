@@ -73,6 +73,18 @@ def twins(bindings: Mapping[str, Binding]) -> dict[str, str]:
     }
 
 
+def read_by_rows(shared: nn.Module) -> set[str]:
+    """Return the parameters that only linear layers and embeddings have, as their weight."""
+    plain = (nn.Linear.forward, nn.Embedding.forward)
+    by_rows, otherwise = set(), set()
+    for module in shared.modules():
+        for name, parameter in module._parameters.items():
+            fits = name == "weight" and type(module).forward in plain
+            (by_rows if fits else otherwise).add(id(parameter))
+    names = {id(parameter): name for name, parameter in shared.named_parameters()}
+    return {names[key] for key in by_rows - otherwise}
+
+
 def tensors_inside(shared: nn.Module, depths: Iterable[Depth]) -> dict[str, set[str]]:
     """Return, for each block that can be left out, the tensors that nothing outside it uses."""
     blocks = [path for depth in depths for path in depth.blocks]

@@ -27,6 +27,7 @@ from manynet.family._build import (
     elastic_axes,
     give_up,
     own_value,
+    read_by_rows,
     set_attribute,
     tensors_inside,
     twins,
@@ -119,6 +120,7 @@ class Family:
         self._axes = elastic_axes(self.blueprint, self.space)
         self._derived, self._bindings = derived(self.blueprint.bindings)
         self._twins = twins(self._bindings)
+        self._by_rows = read_by_rows(self.shared)
 
     # -- members -----------------------------------------------------------------------------
 
@@ -143,6 +145,8 @@ class Family:
             if isinstance(arch, Arch) and arch == canonical:
                 canonical = arch  # a key is found fastest by itself
             member = self._member_of(canonical)
+        if member.module.training is not self.shared.training:
+            member = self._set_mode(member, arch)
         if self._kept is not None and member is not self._kept:
             self._evict(member)
         member.recent = True
@@ -151,8 +155,6 @@ class Family:
             fresh.generation != self._touched.generation or fresh.version != fresh.first._version
         ):
             fresh.refresh()
-        if member.module.training is not self.shared.training:
-            self._set_mode(member)
         return member.module
 
     def _member_of(self, arch: Arch) -> Member:
@@ -175,7 +177,9 @@ class Family:
 
         def leaf_of(name: str) -> Leaf:
             reading = self._bindings[name].at(arch, sizes)
-            return bind(reading, self._tensors, self._touched, between)
+            # a gradient is copied in a slow order where the rows of its weight lie apart
+            by_rows = not self.shared.training and name in self._by_rows
+            return bind(reading, self._tensors, self._touched, between, by_rows=by_rows)
 
         leaves = {
             name: leaf_of(name)
@@ -317,12 +321,19 @@ class Family:
     def _sizes(self, arch: Arch) -> dict[Axis, int]:
         return {axis: int(arch[axis.name]) for axis in self._axes}
 
-    def _set_mode(self, member: Member) -> None:
+    def _set_mode(self, member: Member, arch: Mapping[str, Value] | HasArch) -> Member:
+        """Return the member in the family's mode; one that reads rows in place is built anew."""
         training = self.shared.training
+        if training and member.in_place:
+            found = self._arch(arch)
+            del self._cache[found]
+            self._cached_bytes -= member.bytes
+            return self._member_of(found)
         member.module.train(training)
         if training:  # statistics that someone gave the member for evaluation are put aside
             for module, name, tensor in member.buffers:
                 module._buffers[name] = tensor
+        return member
 
     def _evict(self, asked: Member) -> None:
         """Keep within the limit, but for the member that is asked for; it goes with the next."""

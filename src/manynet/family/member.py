@@ -36,6 +36,8 @@ class Member:
         own = [leaf for leaf in leaves if leaf.pull is not None]
         self.fresh = Freshness(own, touched) if own else None
         self.bytes = sum(leaf.tensor.nbytes for leaf in own)
+        self.in_place = any(leaf.pull is None and leaf.view is not None for leaf in leaves)
+        """Whether some weights are rows of shared ones that lie apart."""
         self.recent = True
         self.buffers: Buffers = [
             (part, name, tensor)
