@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import resource
 import time
 import warnings
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def judged(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool) -> Result:
         if not _is_rounding(error):
             return result | {"reason": str(error)}
     except Exception as error:  # the list goes on, and the table says what failed
-        return result | {"reason": f"{type(error).__name__}: {_first_line(error)}"}
+        return result | {"reason": _described(error)}
     result["precision"] = "float64"
     try:
         doubles = tree_map_only(Tensor, _doubled, inputs)
@@ -75,7 +76,14 @@ def judged(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool) -> Result:
     except Wrong as again:
         return result | {"reason": str(again)}
     except Exception as error:
-        return result | {"reason": f"in doubles, {type(error).__name__}: {_first_line(error)}"}
+        return result | {"reason": f"in doubles, {_described(error)}"}
+
+
+def _described(error: Exception) -> str:
+    if "can't allocate memory" in str(error):
+        gib = resource.getrlimit(resource.RLIMIT_DATA)[0] >> 30
+        return f"the checks need more than {gib} GiB of memory"
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _is_rounding(error: Wrong) -> bool:
@@ -105,10 +113,11 @@ def settle(model: nn.Module) -> nn.Module:
         for parameter in model.parameters():
             if not parameter.is_floating_point() or not parameter.numel():
                 continue
-            if (parameter == parameter.flatten()[0]).all():
+            first = float(parameter.flatten()[0])
+            if (parameter == first).all():
                 noise = torch.rand(parameter.shape, generator=generator)
-                zero = not parameter.any()
-                parameter.copy_(0.2 * noise - 0.1 if zero else 0.5 + noise)
+                size = first if abs(first) >= 0.01 else 1.0  # what is next to nothing hides errors
+                parameter.copy_(size * (0.5 + noise) if first else 0.2 * noise - 0.1)
     return model
 
 
@@ -246,14 +255,14 @@ def _gradients(family: manynet.Family, arch: manynet.Arch, alone: nn.Module) -> 
 
     What the member does not have must have no gradient, so the two norms must agree as well.
     """
-    values = {name: tensor.detach().clone() for name, tensor in family.state_dict().items()}
-    shared = {name: p.grad for name, p in family.named_parameters()}
-    family.load_state_dict(
-        {n: (torch.zeros_like(t) if shared.get(n, t) is None else shared.get(n, t))
-         for n, t in values.items()}
-    )  # fmt: skip
+    parameters = dict(family.named_parameters())
+    shared = {name: p.grad for name, p in parameters.items()}
+    values = {name: p.data for name, p in parameters.items()}
+    for p in parameters.values():  # large models are checked too: nothing is copied
+        p.data = torch.zeros_like(p) if p.grad is None else p.grad
     mine = dict(family.extract(arch).named_parameters())
-    family.load_state_dict(values)
+    for name, p in parameters.items():
+        p.data = values[name]
     total = _norm([g for g in shared.values() if g is not None])
     theirs = {
         n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in alone.named_parameters()

@@ -26,10 +26,8 @@ The same ratios as on the page [Speed](speed.md), of a ViT-small (22 M weights) 
 with sequences of 32 tokens, in 5 rounds: `python benchmarks/speed.py --large`, and
 `python benchmarks/memory.py` for the memory.
 
-Two rows need a word. Fifty members of SmolLM2 together have many GB of copied weights, of which a
-family keeps 1 GiB by default (`Family.cache_bytes`): most of the switches measured here bring a
-member's weights up to date anew. And at a batch of 2 a narrower copy of its embeddings, and that
-copy's gradient, weigh much beside few activations; at batch 128 no copy does, see the page
+One row needs a word. At a batch of 2 a narrower copy of SmolLM2's embeddings, and that copy's
+gradient, weigh much beside few activations; at batch 128 no copy does, see the page
 [Speed](speed.md).
 """
 Rows = Mapping[str, Any]

@@ -88,7 +88,7 @@ def bind(
         return Leaf(source)
     lattice = lattice_of(reading.index, source.shape)
     view = None if lattice is None else lattice.view(source.detach())
-    if view is not None and (view.is_contiguous() or by_rows and _has_long_rows(view)):
+    if view is not None and (view.is_contiguous() or (by_rows and _has_long_rows(view))):
         leaf = Leaf(_like(source, view), view=None if view.is_contiguous() else view)
     else:
         value = read(source.detach(), reading)
