@@ -76,7 +76,8 @@ def twins(bindings: Mapping[str, Binding]) -> dict[str, str]:
 def read_by_rows(shared: nn.Module) -> set[str]:
     """Return the parameters that only linear layers and embeddings have, as their weight."""
     plain = (nn.Linear.forward, nn.Embedding.forward)
-    by_rows, otherwise = set(), set()
+    by_rows: set[int] = set()
+    otherwise: set[int] = set()
     for module in shared.modules():
         for name, parameter in module._parameters.items():
             fits = name == "weight" and type(module).forward in plain
