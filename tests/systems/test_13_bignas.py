@@ -150,6 +150,25 @@ def test_coarse_to_fine_finds_the_optimum_of_a_separable_table() -> None:
     assert len(front.history) < space.count / 20
 
 
+def test_five_archs_are_distinct_and_each_contains_the_one_before(family: mn.Family) -> None:
+    space = family.space
+    archs = list(five_archs(space).values())
+    assert archs[0] == space.smallest and archs[-1] == space.largest
+    counts = [sum(p.numel() for p in family.extract(arch).parameters()) for arch in archs]
+    assert all(small < large for small, large in itertools.pairwise(counts))
+    for arch, larger in itertools.pairwise(archs):
+        assert all(arch[c.name] <= larger[c.name] for c in space.choices if c.name in arch)
+
+
+def test_five_archs_rise_in_all_choices_alike() -> None:
+    space = Space(tuple(Choice(f"{n}.width", (8, 16, 24)) for n in range(8)))
+    middle = five_archs(space)["0.5"]
+    assert set(middle.values()) == {16}
+    quarter = list(five_archs(space)["0.25"].values())
+    assert sorted(quarter) == [8] * 4 + [16] * 4
+    assert 16 in quarter[:4] and 16 in quarter[4:]
+
+
 class Tiny(nn.Module):
     def __init__(self) -> None:
         super().__init__()

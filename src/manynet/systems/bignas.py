@@ -8,17 +8,23 @@ selection needs nothing but evaluations.
 
 Weight decay is the optimizer's, once a step: the largest member, which every step has, uses every
 entry, so what decays is what its own pass would have decayed.
+
+It differs from the paper in what belongs to 360 epochs at batch 4096: SGD with momentum in the
+place of RMSProp, no moving average of the weights, and a rate that ends in its constant after nine
+tenths of the steps, not two thirds. On a seed that the proof does not use, RMSProp at the paper's
+rate for the batch and the average with the earlier end were each behind.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from manynet.data import Data, crop_and_flip, load_data
 from manynet.deploy import calibrate
@@ -34,7 +40,7 @@ from manynet.train.schedules import exponential
 
 __all__ = ["SYSTEM", "train_bignas"]
 
-IMAGES, EPOCHS, BATCH, RATE = 12_000, 12, 128, 0.1
+IMAGES, EPOCHS, BATCH, RATE = 12_000, 12, 32, 0.05
 DECAY, SMOOTHING, DROPOUT = 1e-5, 0.1, 0.2
 MEMBERS = 4
 """Members of a sandwich step: what the other arms get in passes of their own."""
@@ -61,13 +67,25 @@ def train_bignas(family: Family, data: Any, *, steps: int, **options: Any) -> No
 
 
 def five_archs(space: Space) -> dict[str, Arch]:
-    """Return five archs from smallest to largest: every choice at the same share of its range."""
-    return {
-        f"{share:g}": space.arch(
-            {c.name: c.values[round(share * (len(c.values) - 1))] for c in space.choices}
-        )
-        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
-    }
+    """Return five archs from smallest to largest, of which each contains the one before.
+
+    Choices rise one value at a time, those that are behind in their range first, and among equals
+    in an order that is spread over the network: so all are near one share of their range.
+    """
+    rises = sorted(
+        ((level + 0.5) / (len(choice.values) - 1), place * _GOLDEN % 1, choice.name)
+        for place, choice in enumerate(space.choices)
+        for level in range(len(choice.values) - 1)
+    )
+    archs = {}
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        risen = Counter(name for _, _, name in rises[: round(share * len(rises))])
+        values = {c.name: c.values[risen[c.name]] for c in space.choices}
+        archs[f"{share:g}"] = space.arch(values)
+    return archs
+
+
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo one, fill the unit interval evenly
 
 
 def prove(proof: Proof) -> None:
@@ -114,7 +132,12 @@ _LABELS = Distill(label_smoothing=SMOOTHING)  # a family of one: its member is i
 
 
 def _common(seed: int) -> dict[str, Any]:
-    return {"batch_size": BATCH, "augment": crop_and_flip(), "seed": seed, "clip": 5.0}
+    return {"batch_size": BATCH, "augment": _moved, "seed": seed, "clip": 5.0}
+
+
+def _moved(images: Tensor) -> Tensor:
+    """Return moved images with the channels of a pixel side by side, twice as quick on a CPU."""
+    return crop_and_flip()(images).contiguous(memory_format=torch.channels_last)
 
 
 def _steps(proof: Proof) -> int:
