@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import manynet as mn
-from manynet.bindings import Bits, TopK, exclusive, overlap, pack, whole
+from manynet.bindings import Bits, Mask, TopK, exclusive, overlap, pack, whole
 from manynet.bindings.recipes import masked, quantized, separated
 from manynet.errors import InputError
 from manynet.search import accuracy
@@ -47,6 +47,44 @@ def test_of_equal_scores_the_first_are_left_out() -> None:
     assert kept([2.0, 1.0, 1.0, 0.0], 0.5) == [1, 0, 1, 0]
     assert kept([0.0] * 4, 0.25) == [0, 0, 0, 1]
     assert kept([0.0] * 4, 1.0) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(600, 700), (1000,), (7,)])
+@pytest.mark.parametrize("kind", ["normal", "sorted", "steps", "far"])
+def test_the_largest_scores_are_those_of_a_sort(shape: tuple[int, ...], kind: str) -> None:
+    scores = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    flat = scores.view(-1)
+    match kind:
+        case "sorted":
+            scores = flat.sort().values.view(shape)
+        case "steps":
+            scores = scores.round(decimals=1)
+        case "far":  # what a sample of every 32nd sees is nothing like the rest
+            flat[::32] += 100
+    for density in (0.1, 0.5, 0.97):
+        kept = TopK(whole("s", scores), density).value(mn.Arch({}), scores)
+        count = int(round((1 - density) * scores.numel(), 6))
+        expected = torch.ones(scores.numel())
+        expected[scores.abs().flatten().sort(stable=True).indices[:count]] = 0
+        assert torch.equal(kept.flatten(), expected), density
+
+
+@pytest.mark.parametrize("keep_shape", [(3, 4), (3, 1)])
+def test_gradients_of_a_mask_are_those_of_the_product(keep_shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight, scores = torch.randn(3, 4, requires_grad=True), torch.randn(keep_shape)
+    scores.requires_grad_()
+    mask = Mask(whole("w", weight), TopK(whole("s", scores), 0.5))
+    kept = mask.keep.value(mn.Arch({}), scores)  # type: ignore[attr-defined]
+    grad = torch.randn(3, 4)
+    mine = torch.autograd.grad(mask.value(mn.Arch({}), weight, kept), (weight, scores), grad)
+    size = scores.detach().abs()
+    hard = (size >= size.flatten().sort(descending=True).values[size.numel() // 2 - 1]).float()
+    if scores.numel() % 2:  # of three rows, two are kept
+        hard = (size > size.min()).float()
+    of_keep = (grad * weight.detach()).sum_to_size(keep_shape)
+    assert torch.equal(mine[0], grad * hard)
+    assert torch.allclose(mine[1], of_keep * scores.detach().sign())
 
 
 def test_what_is_held_stays_and_all_else_moves(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ class Mix(Operation, kind="mix"):
                 f"a mix of {len(stack)} atoms has {share.shape[-1]} coefficients; give one an atom"
             )
         if isinstance(stack, Tensor) and share.dim() == 1:
-            return (share @ stack.flatten(1)).view(stack.shape[1:])
+            mixture: Tensor = _Sum.apply(share, stack)
+            return mixture
         total = torch.zeros_like(stack[0])
         for number, atom in enumerate(stack):
             own = share[..., number]
@@ -56,6 +58,24 @@ class Mix(Operation, kind="mix"):
                 + own.view(own.shape + (1,) * (atom.dim() - own.dim() if own.dim() else 0)) * atom
             )
         return total
+
+
+class _Sum(torch.autograd.Function):
+    """A dictionary's mixture. PyTorch's own gradient of the atoms lies transposed in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, atoms: Tensor) -> Tensor:
+        ctx.save_for_backward(share, atoms)
+        return (share @ atoms.flatten(1)).view(atoms.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        share, atoms = ctx.saved_tensors
+        of_share, of_atoms = ctx.needs_input_grad
+        return (
+            atoms.flatten(1) @ grad.flatten() if of_share else None,
+            torch.outer(share, grad.flatten()).view(atoms.shape) if of_atoms else None,
+        )
 
 
 def _padded(atoms: Sequence[Tensor]) -> list[Tensor]:

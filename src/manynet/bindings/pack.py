@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,8 @@ def pack(integers: Tensor, bits: int) -> Tensor:
     small = integers.reshape(-1).to(torch.uint8)
     if bits == 8:
         return small.clone()
+    if bits == 1 and small.device.type == "cpu":  # at a byte's work an entry, not eight
+        return torch.from_numpy(np.packbits(small.numpy(), bitorder="little"))
     places = torch.arange(8, dtype=torch.uint8, device=small.device)
     ones = (small[:, None] >> places[:bits] & 1).flatten()
     ones = torch.nn.functional.pad(ones, (0, -len(ones) % 8)).view(-1, 8)
@@ -67,6 +70,9 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         )
     if bits == 8:
         return packed.clone()
+    if bits == 1 and packed.device.type == "cpu":
+        ones = np.unpackbits(packed.detach().numpy(), count=count, bitorder="little")
+        return torch.from_numpy(ones)
     places = torch.arange(8, dtype=torch.uint8, device=packed.device)
     ones = (packed[:, None] >> places & 1).flatten()
     return (ones[: count * bits].view(count, bits) << places[:bits]).sum(1, dtype=torch.uint8)
