@@ -30,8 +30,9 @@ Fifty published methods of weight sharing, as recipes made of manynet's rooms. E
 method against an honest baseline at equal cost, on real data, for several seeds. `manynet systems`
 lists them in a terminal, `manynet reproduce NAME` runs a proof and prints claim, figures and
 verdict. A claim holds where its margin is reached and what it asks for beside is met too; one that
-does not appear at this scale is shown as a miss. *Lines* are those of code in
-the system's own file, method and proof together; what others can use lies in the shared rooms.
+does not appear at this scale is shown as a miss. *Lines* are those of code in the system's own
+file, without blank ones, comments and docstrings; where its proof has a file too, that one's follow
+after a plus. What others can use lies in the shared rooms.
 
 | | system | paper | measured | baseline | verdict | lines |
 |---|---|---|---|---|---|---|"""
@@ -48,13 +49,17 @@ waits for its next user.
 |---|---|---|"""
 
 
+def sources_of(system: System) -> list[str]:
+    """Return the text of a system's own file, and of its proof's where that has one."""
+    file = Path(inspect.getfile(importlib.import_module(system.module)))
+    proof = file.with_name(f"_{file.stem}_proof.py")
+    return [one.read_text(encoding="utf-8") for one in (file, proof) if one.is_file()]
+
+
 def parts_of(system: System) -> dict[str, list[str]]:
     """Return the names that a system's files import from the other rooms, by room."""
-    module = importlib.import_module(system.module)
-    file = Path(inspect.getfile(module))
-    proof = file.with_name(f"_{file.stem}_proof.py")
-    sources = [one.read_text(encoding="utf-8") for one in (file, proof) if one.is_file()]
-    tree = ast.parse("\n".join(sources).replace("from __future__ import annotations\n", ""))
+    source = "\n".join(sources_of(system))
+    tree = ast.parse(source.replace("from __future__ import annotations\n", ""))
     found: dict[str, list[str]] = {}
     for node in ast.walk(tree):
         words = node.module.split(".") if isinstance(node, ast.ImportFrom) and node.module else []
@@ -95,7 +100,7 @@ def row(number: int) -> str:
     if system is None:
         return f"| {number:02} | {name} | {paper} | | | not built yet | |"
     linked, result = f"[{name}]({number:02}-{name}.md)", result_of(system)
-    lines = lines_of_code(inspect.getsource(importlib.import_module(system.module)))
+    lines = " + ".join(str(lines_of_code(source)) for source in sources_of(system))
     if result is None:
         return f"| {number:02} | {linked} | {paper} | | | not measured yet | {lines} |"
     found = f"{result.mean(result.ours):.4g} | {result.mean(result.baseline):.4g}"

@@ -105,6 +105,15 @@ def test_pages_of_the_systems_are_what_their_results_say() -> None:
         assert path.read_text(encoding="utf-8") == text, "renew it with `make system-pages`"
 
 
+def test_no_system_needs_more_than_150_lines_of_code_in_its_own_file() -> None:
+    pages = runpy.run_path(str(DOCS / "system_pages.py"))
+    counts = {
+        system.name: pages["lines_of_code"](pages["sources_of"](system)[0])
+        for system in pages["built"]().values()
+    }
+    assert {name: count for name, count in counts.items() if count > 150} == {}
+
+
 def test_targets_on_the_pages_exist() -> None:
     makefile = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

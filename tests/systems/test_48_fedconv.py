@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import manynet as mn
 from manynet.bindings import Mix
+from manynet.bindings.weigh import weighed
 from manynet.federate import Client, Update, merge
-from manynet.systems.fedconv import SYSTEM, Settings, blow_up, compress, train_fedconv, weigh
+from manynet.systems.fedconv import SYSTEM, Settings, blow_up, compress, train_fedconv
 from manynet.train import Fixed, Task, train
 
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -72,7 +73,7 @@ def test_a_size_shares_its_filters_and_a_client_has_its_own_dilation() -> None:
 
 def test_every_client_has_a_vector_for_every_tensor() -> None:
     updates = [(network(n), n + 1.0) for n in range(10)]
-    mixed = weigh(network(), updates, SHORT)
+    mixed = mn.bind(network(), "*", weighed(updates, start=SHORT.start))
     for name, parameter in network().named_parameters():
         binding = mixed.blueprint.bindings[name]
         assert isinstance(binding, Mix)
@@ -83,7 +84,7 @@ def test_every_client_has_a_vector_for_every_tensor() -> None:
 @pytest.mark.parametrize("left_out", [None, 3])
 def test_vectors_of_one_are_fedavg(left_out: int | None) -> None:
     updates = [(network(n), 10.0 * n + 1) for n in range(10) if n != left_out]
-    mixed = weigh(network(), updates, SHORT).extract({})
+    mixed = mn.bind(network(), "*", weighed(updates, start=SHORT.start)).extract({})
     sent = [Update(tensors(one), samples, str(n)) for n, (one, samples) in enumerate(updates)]
     for name, expected in merge(tensors(network()), sent).items():
         assert torch.allclose(dict(mixed.named_parameters())[name], expected, atol=1e-6), name

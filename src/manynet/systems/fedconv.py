@@ -37,7 +37,7 @@ from manynet.systems._fedconv_proof import prove_with
 from manynet.systems._system import System
 from manynet.train import train_best
 
-__all__ = ["SYSTEM", "Settings", "blow_up", "compress", "train_fedconv", "weigh"]
+__all__ = ["SYSTEM", "Settings", "blow_up", "compress", "train_fedconv"]
 
 Public = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -87,20 +87,6 @@ def blow_up(large: nn.Module, small: nn.Module, how: Settings, *, seed: int = 0)
         if callable(reset := getattr(module, "reset_running_stats", None)):
             reset()
     return family
-
-
-def weigh(
-    large: nn.Module, updates: Sequence[tuple[nn.Module, float]], how: Settings, *, seed: int = 0
-) -> Family:
-    """Return the family of one network: the sum over clients of share, vector and weight.
-
-    Args:
-        large: a network of the full size.
-        updates: each client's weights at full size, and its number of samples.
-        how: `start` says whether vectors start at one or at random.
-        seed: decides a random start.
-    """
-    return bind(large, "*", weighed(updates, start=how.start, seed=seed))
 
 
 def train_fedconv(
@@ -157,7 +143,7 @@ def train_fedconv(
                 at.best(large, Arch({}), how.kernel_epochs)
                 member = large.extract({}).requires_grad_(True)
             updates.append((member, samples))
-        mixed = weigh(theta, updates, how, seed=at.seed)
+        mixed = bind(theta, "*", weighed(updates, start=how.start, seed=at.seed))
         at.best(mixed, Arch({}), how.vector_epochs)
         put_whole(server, mixed.extract({}))
     for arch in small:  # once more, for the last weights
