@@ -132,7 +132,7 @@ def _smallest(values: NDArray[np.floating], count: int) -> np.floating:
     place, reach = len(some) * count / len(values), 1.5 * math.sqrt(len(some))
     low, high = some[max(0, int(place - reach))], some[min(len(some) - 1, int(place + reach))]
     near = values.compress((values >= low) & (values <= high))
-    rank = count - 1 - np.count_nonzero(values < low)
+    rank = count - 1 - int(np.count_nonzero(values < low))
     if not 0 <= rank < len(near):  # it lies elsewhere after all
         near, rank = values, count - 1
     found: np.floating = np.partition(near, rank)[rank]

@@ -71,8 +71,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     if bits == 8:
         return packed.clone()
     if bits == 1 and packed.device.type == "cpu":
-        ones = np.unpackbits(packed.detach().numpy(), count=count, bitorder="little")
-        return torch.from_numpy(ones)
+        return torch.from_numpy(np.unpackbits(packed.numpy(), count=count, bitorder="little"))
     places = torch.arange(8, dtype=torch.uint8, device=packed.device)
     ones = (packed[:, None] >> places & 1).flatten()
     return (ones[: count * bits].view(count, bits) << places[:bits]).sum(1, dtype=torch.uint8)

@@ -11,8 +11,8 @@ entry, so what decays is what its own pass would have decayed.
 
 It differs from the paper in what belongs to 360 epochs at batch 4096: SGD with momentum in the
 place of RMSProp, no moving average of the weights, and a rate that ends in its constant after nine
-tenths of the steps, not two thirds. On a seed that the proof does not use, RMSProp at the paper's
-rate for the batch and the average with the earlier end were each behind.
+tenths of the steps, not two thirds. On a seed that the proof does not use, the average with the
+earlier end was behind, and RMSProp at the paper's rate for the batch with both further behind.
 """
 
 from __future__ import annotations
