@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import resource
@@ -72,7 +73,7 @@ def judged(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool) -> Result:
     result["precision"] = "float64"
     try:
         doubles = tree_map_only(Tensor, _doubled, inputs)
-        return result | verified(copy.deepcopy(model).double(), doubles, deep=deep)
+        return result | verified(_in_doubles(model), doubles, deep=deep)
     except Wrong as again:
         return result | {"reason": str(again)}
     except Exception as error:
@@ -88,6 +89,15 @@ def _described(error: Exception) -> str:
 
 def _is_rounding(error: Wrong) -> bool:
     return error.difference < float("inf")  # a rank that rounding turns around shows at full size
+
+
+def _in_doubles(model: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(model).double()
+    choose = getattr(twin, "set_experts_implementation", None)
+    if choose is not None:  # PyTorch multiplies groups of matrices in single precision only
+        with contextlib.suppress(Exception):
+            choose("eager")
+    return twin
 
 
 def _doubled(tensor: Tensor) -> Tensor:
