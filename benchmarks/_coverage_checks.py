@@ -197,6 +197,7 @@ def verified(model: nn.Module, inputs: tuple[Any, ...], *, deep: bool = False) -
         shuffled = outputs(permute_axes(model, trace, np.random.default_rng(0)), inputs)
     figures: Result = {"permuted": _demand("permuted outputs", distance(whole, shuffled))}
     family = manynet.elastic(model, inputs)
+    family.cache_bytes = 0  # no member comes twice, and large models are to fit
     with torch.no_grad():
         largest = distance(whole, outputs(family.at(family.space.largest), inputs))
     figures["largest"] = _demand("outputs of the largest member", largest)
