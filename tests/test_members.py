@@ -284,10 +284,12 @@ def speller(monkeypatch: pytest.MonkeyPatch) -> tuple[Family, Tensor]:
     monkeypatch.setattr("manynet.bindings.leaf.SHARED_ROWS_BYTES", 0)
     torch.manual_seed(0)
     ids = torch.randint(0, 12, (2, 5))
-    return manynet.elastic(Speller().eval(), ids, width=(0.5, 1.0)), ids
+    family = manynet.elastic(Speller().eval(), ids, width=(0.5, 1.0))
+    family.cache_bytes = 0  # no room for copies
+    return family, ids
 
 
-def test_in_evaluation_large_matrices_are_read_in_place(speller) -> None:
+def test_without_room_for_copies_large_matrices_are_read_in_place(speller) -> None:
     family, ids = speller
     member = family.at(family.space.smallest)
     for name in ("tokens", "up", "down"):
@@ -306,6 +308,7 @@ def test_in_training_matrices_whose_rows_lie_apart_are_copied(speller) -> None:
     family, ids = speller
     arch = family.space.smallest
     read = family.at(arch)
+    family.cache_bytes = None
     trained = family.train().at(arch)
     assert trained is not read
     assert trained.down.weight.is_contiguous()
@@ -325,6 +328,10 @@ def test_what_else_than_products_takes_is_copied(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("manynet.bindings.leaf.SHARED_ROWS_BYTES", 0)
     net = nn.Sequential(nn.Conv1d(4, 8, 3), nn.Conv1d(8, 8, 1), nn.Flatten(), nn.Linear(16, 3))
     family = manynet.elastic(net.eval(), torch.randn(2, 4, 4), width=(0.5, 1.0))
+    member = family.at(family.space.smallest)
+    assert member[3].weight.is_contiguous()  # there is room
+    family.clear()
+    family.cache_bytes = 0
     member = family.at(family.space.smallest)
     assert member[1].weight.is_contiguous()
     assert not member[3].weight.is_contiguous()

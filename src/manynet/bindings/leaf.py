@@ -76,7 +76,7 @@ def bind(
         touched: is told when a gradient has arrived.
         derived: values in between, by name.
         by_rows: whether only matrix products and look-ups of rows take the tensor, and no gradient
-            is wanted. They run as fast on rows that lie apart; a large block then shares storage.
+            is wanted. They run about as fast on rows that lie apart; a large block shares storage.
     """
     if derived and not isinstance(reading, Computed) and reading.source in derived:
         part = reading

@@ -175,10 +175,10 @@ class Family:
             for name, binding in self._derived.items()
         }
 
+        in_place = self._by_rows if self._crowded else ()
+
         def leaf_of(name: str) -> Leaf:
-            reading = self._bindings[name].at(arch, sizes)
-            # a gradient is copied in a slow order where the rows of its weight lie apart
-            by_rows = not self.shared.training and name in self._by_rows
+            reading, by_rows = self._bindings[name].at(arch, sizes), name in in_place
             return bind(reading, self._tensors, self._touched, between, by_rows=by_rows)
 
         leaves = {
@@ -335,12 +335,24 @@ class Family:
                 module._buffers[name] = tensor
         return member
 
+    @property
+    def _limit(self) -> int:
+        if self.cache_bytes is not None:
+            return self.cache_bytes
+        training = self.shared.training and torch.is_grad_enabled()
+        return max(self._bytes // 10, 1 << 24) if training else max(2 * self._bytes, 1 << 30)
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether a new member had better read large matrices in place, to leave room for others.
+
+        Never in training: a gradient is copied in a slow order where its weight's rows lie apart.
+        """
+        return not self.shared.training and self._cached_bytes >= self._limit // 2
+
     def _evict(self, asked: Member) -> None:
         """Keep within the limit, but for the member that is asked for; it goes with the next."""
-        limit = self.cache_bytes
-        if limit is None:
-            training = self.shared.training and torch.is_grad_enabled()
-            limit = max(self._bytes // 10, 1 << 24) if training else max(2 * self._bytes, 1 << 30)
+        limit = self._limit
         if self._cached_bytes > limit:
             others = [(a, m) for a, m in self._cache.items() if m.bytes and m is not asked]
             # first those that nobody asked for since the last time, and of each the largest
