@@ -8,7 +8,7 @@ import torch
 import manynet as mn
 from manynet.errors import InputError
 from manynet.models import atomic_cnn, fold_constants
-from manynet.models.atomic import AtomicBlock
+from manynet.models.atomic import AtomicBlock, KernelBranch, TokenBranch
 
 X = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -56,6 +56,41 @@ def test_constants_of_silent_units_are_folded_into_the_next_mean() -> None:
     assert torch.allclose(network(X), before, atol=1e-6)
 
 
+def test_tokens_may_stand_in_any_order_and_go_one_by_one() -> None:
+    family = family_of(tokens=6, side=3)
+    axis = "blocks.1.branches.tokens.expand.width"
+    assert axis in family.space.names
+    for arch in (family.space.largest, family.space.smallest):
+        assert torch.allclose(family.extract(arch)(X), family.at(arch)(X), atol=1e-6)
+    whole = family.extract({})
+    member = family.extract({})
+    branch = member.blocks[1].branches["tokens"]  # type: ignore[union-attr, index]
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name in ("expand.weight", "norm2.weight", "norm2.bias"):
+            tensor = branch.get_parameter(name)
+            tensor.copy_(tensor[order].clone())
+        branch.project.weight.copy_(branch.project.weight[:, order].clone())
+    assert torch.allclose(member(X), whole(X), atol=1e-5)
+    mn.cut(family, {axis: (0, 2, 3)})
+    assert family.extract({}).blocks[1].branches["tokens"].project.weight.shape[1] == 3  # type: ignore[union-attr, index]
+    mn.cut(family, {axis: ()})
+    assert family.extract({})(X).shape == (3, 5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [7, 8])
+def test_tokens_see_the_whole_image_and_come_back_in_its_size(stride: int, size: int) -> None:
+    torch.manual_seed(0)
+    branch = TokenBranch(3, 5, 4, side=2, heads=2, stride=stride).eval()
+    images = torch.randn(2, 3, size, size, requires_grad=True)
+    out = branch(images)
+    assert out.shape == KernelBranch(3, 6, 4, kernel=3, stride=stride)(images).shape
+    out[0, 0, 0, 0].backward()
+    assert images.grad is not None
+    assert images.grad[0, :, -3:, -3:].any() and not images.grad[1].any()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -65,6 +100,8 @@ def test_constants_of_silent_units_are_folded_into_the_next_mean() -> None:
         {"kernels": (3, 3)},
         {"kernels": ()},
         {"stride": 0},
+        {"tokens": -1},
+        {"tokens": 2, "side": 0},
     ],
 )
 def test_what_no_network_can_have_is_refused(options: dict[str, object]) -> None:

@@ -129,7 +129,11 @@ def objectives(count: int) -> Callable[[NDArray[np.int64]], tuple[Reals, Reals]]
 
 @pytest.mark.parametrize(
     ("engine", "count"),
-    [("nsga2", 1), *itertools.product(["nsga2", "pymoo-nsga2", "u-nsga3", "age-moea"], [2, 3])],
+    [
+        ("nsga2", 1),
+        ("ga", 1),
+        *itertools.product(["nsga2", "pymoo-nsga2", "u-nsga3", "age-moea"], [2, 3]),
+    ],
 )
 def test_an_engine_ends_on_the_front(engine: str, count: int) -> None:
     grid = Grid(plain_space(6))
@@ -174,6 +178,10 @@ def test_an_unknown_engine_is_named() -> None:
         make_engine("nsga")
     with pytest.raises(InputError, match="pymoo has no 'moead'"):
         Pymoo("moead")
+    with pytest.raises(InputError, match="'ga' is for one objective, and there are 2"):
+        Pymoo("ga")(
+            Predicted(objectives(2)), Grid(plain_space(4)), seed=0, population=4, evaluations=8
+        )
 
 
 def test_an_engine_names_the_library_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from manynet.family.masks import fixed_masks
 from manynet.models import atomic_cnn
 from manynet.systems.supertickets import (
     SYSTEM,
+    rewind,
     search_costs,
     ticket_family,
     train_supertickets,
@@ -41,6 +42,13 @@ def family() -> mn.Family:
             if "norm" in name:
                 parameter.copy_(torch.rand_like(parameter) + 0.1)
     return family
+
+
+@pytest.fixture
+def family_of_tokens() -> mn.Family:
+    torch.manual_seed(0)
+    network = atomic_cnn(4, widths=(6, 8), depths=(1, 1), stride=1, tokens=8)
+    return ticket_family(network, INPUTS)
 
 
 def samples(count: int = 64) -> tuple[Tensor, Tensor]:
@@ -108,6 +116,50 @@ def test_the_costs_are_what_one_channel_takes(family: mn.Family) -> None:
     left = axes_in(family)[first.axis].size - 2
     mn.cut(family, {first.axis: range(left)})
     assert total - search_costs(family)[1] == pytest.approx(2 * first.cost)
+
+
+def test_a_token_costs_what_leaving_it_out_saves(family_of_tokens: mn.Family) -> None:
+    family = family_of_tokens
+    scales, total = search_costs(family)
+    tokens = next(s for s in scales if "tokens" in s.axis)
+    assert (
+        tokens.pair == 2 * 16
+    )  # each of 16 numbers, in the products of query and key and of value
+    assert all(s.pair == 0 for s in scales if "tokens" not in s.axis)
+    penalty = ScaledL1(scales, 1.0)
+    before = penalty.weights(family)
+    for left in (5, 3):
+        now = axes_in(family)[tokens.axis].size
+        expected = tokens.cost * (now - left) + tokens.pair * (now**2 - left**2)
+        assert tokens.of(now) - tokens.of(left) == expected
+        mn.cut(family, {tokens.axis: range(left)})
+        assert total - search_costs(family)[1] == pytest.approx(expected)
+        total -= expected
+        again = next(s for s in search_costs(family)[0] if s.axis == tokens.axis)
+        assert (again.cost, again.pair) == (pytest.approx(tokens.cost), pytest.approx(tokens.pair))
+    weights, other = penalty.weights(family), scales[0].axis
+    marginal = tokens.cost + tokens.pair * (3**2 - 2**2)
+    assert weights[tokens.axis] / weights[other] == pytest.approx(marginal / scales[0].cost)
+    assert weights[tokens.axis] / weights[other] < before[tokens.axis] / before[other]
+    counts = {s.axis: shared(family, s.parameter).numel() for s in scales}
+    mean = sum(weights[axis] * count for axis, count in counts.items()) / sum(counts.values())
+    assert mean == pytest.approx(1.0, abs=1e-6)
+
+
+def test_tokens_are_searched_and_pruned_beside_kernels(family_of_tokens: mn.Family) -> None:
+    family = family_of_tokens
+    _, total = search_costs(family)
+    left = drawn(family)
+    assert 0.45 < left <= 0.6
+    assert left == pytest.approx(search_costs(family)[1] / total)
+    ticket = family.eval().extract({})
+    assert torch.allclose(ticket(INPUTS), family.at({})(INPUTS), atol=1e-5)
+    masks = mn.masks_of(family, {})
+    assert {n for n in masks if ".tokens." in n} >= {
+        f"blocks.1.branches.tokens.{path}.weight"
+        for path in ("expand", "project", "attention.qkv", "attention.out", "attention.mlp.2")
+    }
+    assert all(not ticket.state_dict()[name][~mask].any() for name, mask in masks.items())
 
 
 # -- 3: a shrink ---------------------------------------------------------------------------------
@@ -347,6 +399,32 @@ def test_another_head_leaves_the_mask_and_the_ticket_alone(family: mn.Family) ->
     assert moved
     for name, tensor in family.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_a_ticket_is_trained_again_from_the_weights_that_it_began_with() -> None:
+    torch.manual_seed(0)
+    network = small_network()
+    family = ticket_family(network, INPUTS)
+    drawn(family)
+    again = rewind(ticket_family(network, INPUTS), family)
+    masks, state = mn.masks_of(family, {}), again.state_dict()
+    assert all(torch.equal(mask, masks[name]) for name, mask in mn.masks_of(again, {}).items())
+    first = network.state_dict()
+    for name, tensor in state.items():
+        assert tensor.shape == family.state_dict()[name].shape
+        if name in first and tensor.shape == first[name].shape:
+            assert torch.equal(tensor, first[name])
+    for axis, kept in family.cuts.items():
+        branch = axis.removesuffix(".expand.width")
+        assert torch.equal(
+            state[f"{branch}.project.weight"], first[f"{branch}.project.weight"][:, list(kept)]
+        )
+    train(again, samples(), epochs=1, batch_size=16, sampler=Fixed({}), objective=Task())
+    ticket = again.eval().extract({}).state_dict()
+    assert all(not ticket[name][~mask].any() for name, mask in masks.items())
+    assert any(
+        not torch.equal(ticket[n][mask], shared(family, n)[mask]) for n, mask in masks.items()
+    )
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

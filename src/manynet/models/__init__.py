@@ -15,6 +15,7 @@ from manynet.models.lora import has_adapters as has_adapters
 from manynet.models.lora import merge_adapters as merge_adapters
 from manynet.models.lora import without_adapters as without_adapters
 from manynet.models.mobile import mobile_cnn as mobile_cnn
+from manynet.models.parallel import parallel_cnn as parallel_cnn
 from manynet.models.small_gpt import small_gpt as small_gpt
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "mlp",
     "mobile_cnn",
+    "parallel_cnn",
     "small_cnn",
     "small_gpt",
 ]

@@ -8,11 +8,19 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from manynet.errors import InputError
 from manynet.models._stages import stages, stem
 
-__all__ = ["AtomicBlock", "AtomicCNN", "KernelBranch", "atomic_cnn", "fold_constants"]
+__all__ = [
+    "AtomicBlock",
+    "AtomicCNN",
+    "KernelBranch",
+    "TokenBranch",
+    "atomic_cnn",
+    "fold_constants",
+]
 
 
 class KernelBranch(nn.Module):
@@ -48,6 +56,89 @@ class KernelBranch(nn.Module):
         return self.project(inner)  # type: ignore[no-any-return] # modules return Any
 
 
+class TokenAttention(nn.Module):
+    """Attention between tokens, then two layers for each of them, both added to what comes in.
+
+    Nothing in it hangs on the number of the tokens, nor on their order.
+
+    Args:
+        size: numbers of a token.
+        heads: that divide it.
+
+    Shapes: `(B, T, size)` to the same.
+    """
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.mlp = nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the tokens after they have seen each other."""
+        batch, count, size = tokens.shape
+        parts = self.qkv(self.before(tokens)).view(batch, count, 3, self.heads, size // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # (B, heads, T, size / heads) each
+        seen = functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.out(seen.transpose(1, 2).reshape(batch, count, size))
+        return tokens + self.mlp(self.between(tokens))  # type: ignore[no-any-return]
+
+
+class TokenBranch(nn.Module):
+    """A light transformer whose tokens are channels: it sees the whole image at once.
+
+    The image and the place of each pixel are projected to a few channels, each of which is pooled
+    to a small square: a token. Attention between the tokens takes work in proportion to the square
+    of their number. What comes out is as large as the image again, and is not normalized.
+
+    A token is an *atomic unit*: a row of `expand`, a scale of `norm2` and a column of `project`.
+    Other tokens read it, so what a silent one says to them is lost when it goes.
+
+    Args:
+        inputs: channels that come in.
+        hidden: units.
+        outputs: channels that go out.
+        side: of the squares.
+        heads: of the attention; they divide the numbers of a square.
+        stride: 2 halves the image.
+
+    Shapes: `(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`.
+
+    Reference: Ding et al. 2021, arXiv 2106.06560 (HR-NAS). Its decoder is left out.
+    """
+
+    def __init__(
+        self, inputs: int, hidden: int, outputs: int, *, side: int, heads: int, stride: int
+    ) -> None:
+        super().__init__()
+        self.side, self.stride = side, stride
+        self.expand = nn.Conv2d(inputs + 2, hidden, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden)  # named as in `KernelBranch`: its scales are searched
+        self.attention = TokenAttention(side * side, heads)
+        self.project = nn.Conv2d(hidden, outputs, 1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what the tokens say of each place."""
+        height, width = images.shape[-2:]
+        inner = torch.relu(self.norm2(self.expand(torch.cat([images, _places(images)], 1))))
+        tokens = functional.adaptive_avg_pool2d(inner, self.side).flatten(2)
+        squares = self.attention(tokens).unflatten(2, (self.side, self.side))
+        size = [(length - 1) // self.stride + 1 for length in (height, width)]
+        spread = functional.interpolate(squares, size, mode="bilinear", align_corners=False)
+        return self.project(spread)  # type: ignore[no-any-return] # modules return Any
+
+
+def _places(images: Tensor) -> Tensor:
+    """Return how far down and to the right each pixel is, from -1 to 1, `(B, 2, H, W)`."""
+    down, right = (
+        torch.linspace(-1, 1, length, dtype=images.dtype, device=images.device)
+        for length in images.shape[-2:]
+    )
+    places = torch.stack(torch.meshgrid(down, right, indexing="ij"))
+    return places.expand(images.shape[0], -1, -1, -1)
+
+
 class AtomicBlock(nn.Module):
     """Branches of different kernels, whose sum is normalized and added to a shortcut.
 
@@ -59,13 +150,15 @@ class AtomicBlock(nn.Module):
         inputs: channels that come in.
         outputs: channels that go out.
         kernels: of the branches, which start with equally many units.
-        expansion: how many times wider than the input all branches together are inside.
+        expansion: how many times wider than the input all branches of kernels together are inside.
         stride: 2 halves the image.
+        tokens: units of a light transformer beside them, `TokenBranch`; 0 for none.
+        side: of its tokens.
 
     Shapes: `(B, inputs, H, W)` to `(B, outputs, H / stride, W / stride)`.
 
     Reference: Mei et al. 2020, arXiv 1912.09640 (AtomNAS); Ding et al. 2021, arXiv 2106.06560
-    (HR-NAS), without its transformer branch.
+    (HR-NAS).
     """
 
     def __init__(
@@ -76,15 +169,20 @@ class AtomicBlock(nn.Module):
         kernels: Sequence[int] = (3, 5),
         expansion: int = 4,
         stride: int = 1,
+        tokens: int = 0,
+        side: int = 4,
     ) -> None:
         super().__init__()
         hidden = expansion * inputs // len(kernels)
-        self.branches = nn.ModuleDict(
-            {
-                f"kernel{k}": KernelBranch(inputs, hidden, outputs, kernel=k, stride=stride)
-                for k in kernels
-            }
-        )
+        branches: dict[str, nn.Module] = {
+            f"kernel{k}": KernelBranch(inputs, hidden, outputs, kernel=k, stride=stride)
+            for k in kernels
+        }
+        if tokens:
+            branches["tokens"] = TokenBranch(
+                inputs, tokens, outputs, side=side, heads=side, stride=stride
+            )
+        self.branches = nn.ModuleDict(branches)
         self.norm = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
@@ -117,6 +215,8 @@ class AtomicCNN(nn.Module):
         kernels: of the branches of every block.
         expansion: of every block.
         stride: of the stem.
+        tokens: of every block's light transformer; 0 for none.
+        side: of the tokens.
 
     Shapes: `(B, channels, H, W)` to `(B, classes)`.
     """
@@ -131,12 +231,15 @@ class AtomicCNN(nn.Module):
         kernels: Sequence[int],
         expansion: int,
         stride: int,
+        tokens: int,
+        side: int,
     ) -> None:
         super().__init__()
         self.stem = stem(channels, widths[0], stride=stride, activation=nn.ReLU)
 
         def block(inputs: int, width: int, *, stage: int, stride: int) -> nn.Module:
-            return AtomicBlock(inputs, width, kernels=kernels, expansion=expansion, stride=stride)
+            how = {"kernels": kernels, "expansion": expansion, "tokens": tokens, "side": side}
+            return AtomicBlock(inputs, width, stride=stride, **how)  # type: ignore[arg-type]
 
         self.blocks = nn.Sequential(*chain(*stages(widths[0], widths, depths, block)))
         self.head = nn.Linear(widths[-1], classes)
@@ -156,6 +259,8 @@ def atomic_cnn(
     kernels: Sequence[int] = (3, 5),
     expansion: int = 4,
     stride: int = 2,
+    tokens: int = 0,
+    side: int = 4,
 ) -> AtomicCNN:
     """Return a small network whose channels can be searched one by one, for 24 by 24 pixels or so.
 
@@ -165,8 +270,10 @@ def atomic_cnn(
         widths: channels of each stage.
         depths: blocks of each stage.
         kernels: of the branches of every block.
-        expansion: how many times wider the blocks are inside, all branches together.
+        expansion: how many times wider the blocks are inside, all branches of kernels together.
         stride: of the stem.
+        tokens: of every block's light transformer (HR-NAS has 64); 0 for none.
+        side: of the tokens, and how many heads look at them (HR-NAS has 8).
 
     Raises:
         InputError: the two differ in length, or hold what no network can have.
@@ -180,10 +287,9 @@ def atomic_cnn(
             f"atomic_cnn got {len(widths)} widths, {len(depths)} depths and {len(kernels)} "
             "kernels; give a width and a depth for every stage, and at least one kernel"
         )
-    if min(classes, channels, expansion, stride, *widths, *depths) < 1 or any(
-        k % 2 == 0 for k in kernels
-    ):
-        raise InputError("atomic_cnn needs sizes of at least 1 and odd kernels")
+    sizes = (classes, channels, expansion, stride, side, *widths, *depths)
+    if min(sizes) < 1 or tokens < 0 or any(k % 2 == 0 for k in kernels):
+        raise InputError("atomic_cnn needs sizes of at least 1, tokens or none, and odd kernels")
     if len(set(kernels)) < len(kernels) or expansion * min(widths) < len(kernels):
         raise InputError("atomic_cnn needs kernels that differ, and a unit for each of them")
     return AtomicCNN(
@@ -194,6 +300,8 @@ def atomic_cnn(
         kernels=kernels,
         expansion=expansion,
         stride=stride,
+        tokens=tokens,
+        side=side,
     )
 
 
@@ -203,7 +311,8 @@ def fold_constants(network: nn.Module, units: Mapping[str, Sequence[int]]) -> No
 
     A unit whose last scale is zero adds its shift, cut at zero, times its column of `project`: the
     same everywhere. The running mean behind the sum loses that, in place, so that leaving out the
-    unit changes nothing in evaluation mode. (In training mode the norm does so by itself.)
+    unit changes nothing in evaluation mode. (In training mode the norm does so by itself.) What a
+    token of a `TokenBranch` says to the others is no constant, and is not folded.
 
     Args:
         network: with `AtomicBlock`s.
@@ -214,8 +323,7 @@ def fold_constants(network: nn.Module, units: Mapping[str, Sequence[int]]) -> No
             continue
         for kernel, branch in module.branches.items():
             gone = list(units.get(f"{path}.branches.{kernel}", ()))
-            if gone:
-                assert isinstance(branch, KernelBranch)
+            if gone and isinstance(branch, KernelBranch):
                 constant = torch.relu(branch.norm2.bias[gone])
                 mean = module.norm.running_mean
                 assert mean is not None

@@ -122,7 +122,7 @@ class Pymoo:
     """An algorithm of pymoo over whole numbers: real-coded crossover and mutation, rounded.
 
     Args:
-        algorithm: `"nsga2"`, `"age-moea"` or `"u-nsga3"`.
+        algorithm: `"nsga2"`, `"age-moea"`, `"u-nsga3"`, or `"ga"` for one objective.
         crossover: the probability that two parents are crossed.
         crossover_eta: how near children stay to their parents.
         mutation: the probability that a choice of a child is changed; None means one choice a
@@ -130,7 +130,7 @@ class Pymoo:
         mutation_eta: how near it stays.
 
     Raises:
-        InputError: there is no such algorithm.
+        InputError: there is no such algorithm; when called: `"ga"` has more than one objective.
         MissingExtraError: pymoo is not installed, or numba, which its AGE-MOEA needs.
 
     Reference: the operators are those of Sarah et al. 2022, arXiv 2202.12954; the algorithms are
@@ -184,6 +184,11 @@ class Pymoo:
 
     def _made(self, objectives: int, population: int, choices: int, **options: Any) -> Any:
         module, name = _PYMOO[self.algorithm]
+        if self.algorithm == "ga" and objectives > 1:
+            raise InputError(
+                f"the inner search 'ga' is for one objective, and there are {objectives}; try "
+                "'nsga2', or 'u-nsga3' for three and more"
+            )
         if self.algorithm == "u-nsga3":
             options["ref_dirs"] = _directions(objectives, population)
             tournament = _pymoo("operators.selection.tournament").TournamentSelection
@@ -222,11 +227,13 @@ class Sampled:
 
 _PYMOO = {
     "age-moea": ("algorithms.moo.age", "AGEMOEA"),
+    "ga": ("algorithms.soo.nonconvex.ga", "GA"),
     "nsga2": ("algorithms.moo.nsga2", "NSGA2"),
     "u-nsga3": ("algorithms.moo.unsga3", "UNSGA3"),
 }
 ENGINES: dict[str, Callable[[], Engine]] = {
     "age-moea": lambda: Pymoo("age-moea"),
+    "ga": lambda: Pymoo("ga"),
     "nsga2": Evolve,
     "pymoo-nsga2": lambda: Pymoo("nsga2"),
     "sampled": Sampled,

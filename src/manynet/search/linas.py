@@ -69,8 +69,8 @@ class Linas:
         regressor: `"ridge_svr"` (ridge or support vectors, the better in cross-validation),
             `"ridge"`, `"svr"`, `"stacked"`, `"mlp"`, `"trees"`, or a `Regressor` of your own; a
             list gives each objective its own, the quality first.
-        engine: the inner search: `"nsga2"` (ours), or pymoo's `"pymoo-nsga2"`, `"age-moea"` and
-            `"u-nsga3"`, `"sampled"`, or an `Engine` of your own.
+        engine: the inner search: `"nsga2"` (ours), or pymoo's `"pymoo-nsga2"`, `"age-moea"`,
+            `"u-nsga3"` and `"ga"` (one objective), `"sampled"`, or an `Engine` of your own.
         inner: predictions in a round; None for 400 generations of the population.
         warm_start: a front of another device, or archs, to begin with instead of chance; what is
             already in the store is not measured again.

@@ -10,9 +10,12 @@ another task.
 
 Where we differ: masked weights restart from zero (the released code's zeroing has no effect);
 the masks of the last event stay to the end; what dead channels still add is folded into the next
-norm (the code has that switched off); a shrink keeps the masks of what stays. The transformer
-branch is left out. The scales of 12 epochs do not die by themselves as those of 350 do, so a share
+norm (the code has that switched off), but for tokens, which speak to each other; a shrink keeps the
+masks of what stays. The scales of 12 epochs do not die by themselves as those of 350 do, so a share
 of the MACs can be asked for: the last shrink then cuts the smallest scales down to it.
+
+The paper's supernet is `manynet.models.parallel_cnn`, with up to four resolutions side by side and
+a light transformer in each block (without its decoder); any other network will do.
 
 The proof trains six blocks of two kernels on CIFAR-10, scaled to 24 by 24 pixels, after a stem of
 stride 2. The budget thins the images of all arms alike; the twelve epochs stay, as the events hang
@@ -29,19 +32,20 @@ from torch import nn
 
 from manynet.bindings.recipes import prunable
 from manynet.cost import by_layer
-from manynet.elastic import elastic, replace_head
+from manynet.elastic import cut, elastic, replace_head
 from manynet.family import Family
 from manynet.family.apply import bind
+from manynet.family.masks import fixed_masks
 from manynet.models import fold_constants
 from manynet.systems._condition import Condition
 from manynet.systems._supertickets_proof import prove_with
 from manynet.systems._system import System
 from manynet.train import Fixed, Prune, ScaledL1, Shrink, Task, scales_of, steps_an_epoch, train
 
-__all__ = ["SYSTEM", "search_costs", "ticket_family", "train_supertickets", "transfer"]
+__all__ = ["SYSTEM", "rewind", "search_costs", "ticket_family", "train_supertickets", "transfer"]
 
 PRUNED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-UNITS, SCALES, AXIS = "*.branches.*", "*.norm2.weight", ".expand.width"
+UNITS, SCALES, AXIS = "*.branches.*.expand.width", "*.norm2.weight", ".expand.width"
 
 
 def ticket_family(network: nn.Module, example_inputs: Any, *, units: str = UNITS) -> Family:
@@ -62,21 +66,30 @@ def ticket_family(network: nn.Module, example_inputs: Any, *, units: str = UNITS
 def search_costs(family: Family, *, scales: str = SCALES) -> tuple[tuple[Any, ...], float]:
     """Return the scales of each branch with the MACs of one of its channels, and the MACs in all.
 
+    Those of a branch are counted at its most and at its fewest channels: what does not grow in
+    proportion to their number grows with its square, as attention between tokens does.
+
     Args:
         family: of `ticket_family`.
         scales: pattern of the scales' names; all modules beside them, such as `branch.expand` and
             `branch.project` beside `branch.norm2`, are the branch's.
     """
-    member = family.extract(family.space.largest)
-    macs = {layer.path: layer.macs for layer in by_layer(member, family.example_inputs)}
-    shared = family.state_dict()
+    shared, most = family.state_dict(), family.space.largest
+    fewest = {c.name: c.values[0] for c in family.space.choices if c.name.endswith(AXIS)}
+    ends = most, family.space.arch({**most, **fewest})
+    counted = [by_layer(family.extract(arch), family.example_inputs) for arch in ends]
+    macs = [{layer.path: layer.macs for layer in layers} for layers in counted]
 
-    def cost(name: str) -> float:
+    def cost(name: str) -> tuple[float, float]:
         branch = name.rpartition(".")[0].rpartition(".")[0]
-        own = sum(n for path, n in macs.items() if path.startswith(f"{branch}."))
-        return own / max(1, shared[name].numel())
+        own = [sum(n for p, n in one.items() if p.startswith(f"{branch}.")) for one in macs]
+        count = shared[name].numel()
+        few = int(fewest.get(f"{branch}{AXIS}", count))
+        one, other = own[0] / max(1, count), own[1] / max(1, few)
+        pair = (one - other) / (count - few) if 0 < few < count else 0.0
+        return one - count * pair, pair
 
-    return scales_of(family, scales, cost), float(sum(macs.values()))
+    return scales_of(family, scales, cost), float(sum(macs[0].values()))
 
 
 def train_supertickets(
@@ -131,6 +144,23 @@ def transfer(ticket: Family, head: nn.Module, *, path: str = "head") -> Family:
     return replace_head(ticket, path, head)
 
 
+def rewind(start: Family, ticket: Family) -> Family:
+    """Cut and mask a family as a ticket is, in place, and return it: its weights are its own.
+
+    Trained with `Fixed({})` and `Task()` it shows what the ticket is worth from the beginning, as
+    for lottery tickets.
+
+    Args:
+        start: of `ticket_family`, of the network that the ticket began as.
+        ticket: a trained family; it stays as it is.
+    """
+    cut(start, ticket.cuts)
+    state, masks = start.state_dict(), ticket.state_dict()
+    for keep in fixed_masks(ticket).values():
+        state[keep].copy_(masks[keep])
+    return start
+
+
 SYSTEM = System(
     number=31,
     year=2022,
@@ -138,7 +168,7 @@ SYSTEM = System(
     claim="Tickets found by searching and pruning at once beat search followed by pruning, with or "
     "without retraining, and transfer between tasks.",
     parts=(
-        "branches of kernels, whose channels are atomic units",
+        "branches of kernels and of tokens, whose channels are atomic units",
         "cost-weighted L1 on scales, rising",
         "channels cut for good, with optimizer state and averages",
         "global magnitude masks in steps, lifted between events",

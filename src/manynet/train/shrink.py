@@ -27,21 +27,34 @@ class Scales:
         parameter: name of the shared vector of scales.
         cost: of one channel, such as its MACs.
         channels: how many there were when the costs were counted.
+        pair: of two channels that meet, as tokens do in attention: `n` of them cost
+            `n * cost + n**2 * pair`.
     """
 
     axis: str
     parameter: str
     cost: float
     channels: int
+    pair: float = 0.0
+
+    def of(self, channels: int) -> float:
+        """Return what so many channels cost."""
+        return channels * self.cost + channels**2 * self.pair
+
+    def last(self, channels: int) -> float:
+        """Return what the last of so many channels adds, which leaving it out would save."""
+        return self.of(channels) - self.of(channels - 1)
 
 
-def scales_of(family: Family, pattern: str, cost: Callable[[str], float]) -> tuple[Scales, ...]:
+def scales_of(
+    family: Family, pattern: str, cost: Callable[[str], float | tuple[float, float]]
+) -> tuple[Scales, ...]:
     """Return the scales that a pattern of parameter names finds, one a channel axis.
 
     Args:
         family: whose norms they are.
         pattern: such as `"*.norm2.weight"`.
-        cost: of one channel, from the name of the parameter.
+        cost: of one channel, from the name of the parameter; with that of a pair, where pairs cost.
 
     Raises:
         InputError: nothing matches, or what matches is no vector along one axis of its own.
@@ -58,7 +71,9 @@ def scales_of(family: Family, pattern: str, cost: Callable[[str], float]) -> tup
                 f"{name} is not the one vector of scales along an axis that can be cut; narrow the "
                 f"pattern {pattern!r}, or make that axis elastic"
             )
-        found[axis.name] = Scales(axis.name, name, cost(name), axis.size)
+        given = cost(name)
+        one, pair = given if isinstance(given, tuple) else (given, 0.0)
+        found[axis.name] = Scales(axis.name, name, one, axis.size, pair)
     if not found:
         raise InputError(f"no shared parameter matches {pattern!r}; see named_parameters()")
     return tuple(found.values())
@@ -69,7 +84,8 @@ class ScaledL1:
     """The sum of all scales' sizes, each times what its channel costs: dear channels die first.
 
     The costs are divided by their mean over the channels that are left, so that `strength` means
-    the same for every network. It rises from zero in a straight line.
+    the same for every network. Where pairs cost, a channel costs what it adds to those that are
+    left. The strength rises from zero in a straight line.
 
     Args:
         scales: of `scales_of`.
@@ -102,8 +118,9 @@ class ScaledL1:
         """Return by how much the scales of each axis count: 1 in the mean over the channels."""
         counts = {s.axis: self._vector(family, s).numel() for s in self.scales}
         total = sum(counts.values())
-        mean = sum(s.cost * counts[s.axis] for s in self.scales) / max(total, 1)
-        return {s.axis: s.cost / mean if mean else 1.0 for s in self.scales}
+        costs = {s.axis: s.last(counts[s.axis]) for s in self.scales}
+        mean = sum(costs[axis] * count for axis, count in counts.items()) / max(total, 1)
+        return {axis: cost / mean if mean else 1.0 for axis, cost in costs.items()}
 
     def at(self, step: int) -> Callable[[Family], Tensor]:
         """Return the penalty of a step."""
@@ -171,7 +188,9 @@ class Shrink:
         if moment.epoch > last or (moment.epoch % self.every and not ends):
             return
         dead = self._chosen(moment.family, self._channels(moment, ends), ends)
-        saved = sum(s.cost * len(dead[s.axis]) for s in self.scales)
+        axes = axes_in(moment.family)
+        sizes = ((s, axes[s.axis].size, len(dead[s.axis])) for s in self.scales)
+        saved = sum(s.of(now) - s.of(now - gone) for s, now, gone in sizes)
         if saved and (ends or saved >= self.least):
             self.cut(moment, {axis: gone for axis, gone in dead.items() if gone})
 
@@ -214,11 +233,12 @@ class Shrink:
         """Return which channels go: the dead ones, as far as the target allows and asks for."""
         gone: dict[str, list[int]] = {scales.axis: [] for scales in self.scales}
         axes, aim = axes_in(family), None if self.target is None else self.target * self.total
-        cut_before = (s.cost * (s.channels - axes[s.axis].size) for s in self.scales)
+        cut_before = (s.of(s.channels) - s.of(axes[s.axis].size) for s in self.scales)
         cost = self.total - sum(cut_before)
         for _, scales, place, dead in channels:
+            saves = scales.last(axes[scales.axis].size - len(gone[scales.axis]))
             too_dear = ends and aim is not None and cost > aim
-            if too_dear or (dead and (aim is None or cost - scales.cost >= aim)):
+            if too_dear or (dead and (aim is None or cost - saves >= aim)):
                 gone[scales.axis].append(place)
-                cost -= scales.cost
+                cost -= saves
         return gone
