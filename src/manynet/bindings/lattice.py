@@ -7,7 +7,8 @@ at equal distances: not one block, but still a view, with one dimension more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,10 @@ class Lattice:
 
     starts: tuple[int, ...]
     steps: tuple[tuple[Step, ...], ...]
+    _seen: dict[tuple[int, ...], tuple[list[int], int]] = field(default_factory=dict, repr=False)
+    """For the strides of a tensor, those of its view and where it begins: each step asks again."""
 
-    @property
+    @cached_property
     def shape(self) -> list[int]:
         """The shape of the view."""
         return [count for steps in self.steps for count, _ in steps]
@@ -46,13 +49,19 @@ class Lattice:
     def view(self, tensor: Tensor) -> Tensor:
         """Return the view of `tensor`; it has the part's elements in the part's order."""
         strides = tensor.stride()
+        found = self._seen.get(strides)
+        if found is None:
+            found = self._seen[strides] = self._strides(strides)
+        own, offset = found
+        return tensor.as_strided(self.shape, own, int(tensor.storage_offset()) + offset)
+
+    def _strides(self, strides: Sequence[int]) -> tuple[list[int], int]:
         own = [
             pitch * stride
             for steps, stride in zip(self.steps, strides, strict=True)
             for _, pitch in steps
         ]
-        offset = sum(start * stride for start, stride in zip(self.starts, strides, strict=True))
-        return tensor.as_strided(self.shape, own, int(tensor.storage_offset()) + offset)
+        return own, sum(start * stride for start, stride in zip(self.starts, strides, strict=True))
 
 
 def lattice_of(index: Sequence[Index], shape: Sequence[int]) -> Lattice | None:

@@ -6,6 +6,7 @@ pass is over, or enough has gathered, all of them are added to the shared gradie
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from manynet.bindings.axes import Index
 from manynet.bindings.lattice import Lattice
@@ -20,8 +22,9 @@ from manynet.bindings.protocol import Part
 
 __all__ = ["Push", "Touched", "wrapped"]
 
-GATHERED_BYTES = 1 << 24
-"""How much may wait, so that a pass never holds a second full-sized gradient."""
+GATHERED_BYTES = 1 << 19
+"""How much may wait. What has just been computed is still in the processor's cache when it is
+added, and its memory serves the next gradients; yet one call adds many small ones."""
 
 _pass: Callable[[], int] = torch._C._current_graph_task_id
 
@@ -49,13 +52,14 @@ class Onward(Protocol):
 class Touched:
     """What gradients have reached, and those that wait until their backward pass is over.
 
-    `parts` is what they have reached since the last step of a guarded optimizer. `generation`
-    counts those that arrived, whoever steps: after one, shared weights may change in a way that
-    PyTorch's version counters miss, as they do with fused optimizers.
+    `reached` is what they have reached since the last step of a guarded optimizer. `generation`
+    counts gradients and `steps`, those of every optimizer: after one, shared weights may have
+    changed in a way that PyTorch's version counters miss, as they do with fused optimizers.
     """
 
     def __init__(self) -> None:
-        self.parts: dict[str, set[Part]] = {}
+        self.steps = 0
+        self.reached: dict[Part, None] = {}
         self.computed: dict[Reaches, None] = {}
         self.generation = 0
         self.waiting: list[tuple[Push, Tensor]] = []
@@ -65,11 +69,20 @@ class Touched:
         """Whether a pass is over and what it left is being sent on."""
         self.noted = -1
         """The last backward pass at whose end `settle` will run."""
+        _all.add(self)
 
     def add(self, part: Part) -> None:
         """Note that a gradient has reached `part`."""
-        self.parts.setdefault(part.source, set()).add(part)
+        self.reached[part] = None
         self.generation += 1
+
+    @property
+    def parts(self) -> dict[str, set[Part]]:
+        """The parts that gradients have reached, by the name of the shared tensor."""
+        parts: dict[str, set[Part]] = {}
+        for part in self.reached:
+            parts.setdefault(part.source, set()).add(part)
+        return parts
 
     def add_computed(self, link: Reaches) -> None:
         """Note that a gradient has gone back through `link`, to the entries that it reaches."""
@@ -86,7 +99,7 @@ class Touched:
 
     def clear(self) -> None:
         """Begin a new step."""
-        self.parts.clear()
+        self.reached.clear()
         self.computed.clear()
 
     def settle_after(self, number: int) -> None:
@@ -116,10 +129,10 @@ class Touched:
         finally:
             self.finishing = False
 
-    @torch.no_grad()
     def settle(self) -> None:
         """Add what waits to the shared gradients."""
         waiting, self.waiting, self.bytes = self.waiting, [], 0
+        self.generation += 1
         places: dict[int, Tensor] = {}
         grads: list[Tensor] = []
         for push, leaf in waiting:
@@ -127,14 +140,19 @@ class Touched:
             if grad is None:
                 continue
             leaf.grad = None
-            self.add(push.part)
-            total = push.total()
+            if grad.requires_grad:  # of a pass that keeps its graph; cheaper than `no_grad`
+                grad = grad.detach()
+            self.reached[push.part] = None
+            total = push.source.grad
+            if total is None:
+                total = push.source.grad = torch.zeros_like(push.source, requires_grad=False)
             if push.lattice is None:
                 push.scatter(total, grad)
                 continue
-            if id(total) in places:  # two members of one pass: one after the other
+            key = id(total)
+            if key in places:  # two members of one pass: one after the other
                 _add(places, grads)
-            places[id(total)] = push.place(total)
+            places[key] = push.place(total)
             grads.append(grad if push.shape is None else grad.reshape(push.shape))
         _add(places, grads)
 
@@ -146,6 +164,19 @@ class Touched:
             for between in self.onward:
                 between.drop()
             self.waiting, self.onward, self.bytes = [], {}, 0
+
+
+_all: weakref.WeakSet[Touched] = weakref.WeakSet()
+
+
+def _stepped(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    """Note a step; whether it moved any of a family's weights, the family cannot know."""
+    for touched in _all:
+        touched.steps += 1
+        touched.generation += 1
+
+
+register_optimizer_step_post_hook(_stepped)
 
 
 def _when_over(function: Callable[[], None]) -> None:
@@ -160,9 +191,13 @@ def _add(places: dict[int, Tensor], grads: list[Tensor]) -> None:
 
 
 class _Places(dict[str, Tensor]):
-    """Views of a shared gradient, kept with it so that they go when it goes."""
+    """Views of a shared gradient, kept with it so that they go when it goes.
 
-    pointer = 0
+    They are made of a detached tensor: a view keeps its base alive, and the gradient keeps them.
+    """
+
+    def __init__(self, total: Tensor) -> None:
+        self.pointer, self.base = total.data_ptr(), total.detach()
 
     def __deepcopy__(self, memo: object) -> None:
         return None
@@ -193,23 +228,15 @@ class Push:
         if touched.bytes > GATHERED_BYTES and not wrapped():
             touched.settle()
 
-    def total(self) -> Tensor:
-        """Return the shared gradient."""
-        total = self.source.grad
-        if total is None:
-            total = self.source.grad = torch.zeros_like(self.source, requires_grad=False)
-        return total
-
     def place(self, total: Tensor) -> Tensor:
         """Return the view of the shared gradient that the leaf's is added to."""
         assert self.lattice is not None
         known = total.__dict__.get("_places")
         if type(known) is not _Places or known.pointer != total.data_ptr():
-            known = total.__dict__["_places"] = _Places()
-            known.pointer = total.data_ptr()
+            known = total.__dict__["_places"] = _Places(total)
         place = known.get(self.key)
-        if place is None:  # of a detached tensor: a view keeps its base alive
-            place = known[self.key] = self.lattice.view(total.detach())
+        if place is None:
+            place = known[self.key] = self.lattice.view(known.base)
         return place
 
     def scatter(self, total: Tensor, grad: Tensor) -> None:

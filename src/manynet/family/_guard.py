@@ -43,11 +43,11 @@ class Guard:
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        masks = self._touched.masks()
+        masks, reached = self._touched.masks(), self._touched.parts
         for name, parameter in self._parameters.items():
             if parameter.grad is None or id(parameter) not in owned:
                 continue
-            parts = self._touched.parts.get(name, set())
+            parts = reached.get(name, set())
             if not parts and name not in masks:
                 self._set_aside.append((parameter, parameter.grad))
                 parameter.grad = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manynet.bindings.leaf import Leaf, Touched
+from manynet.family._writes import Writes
 
 __all__ = ["Member", "caches_tensors"]
 
@@ -114,6 +115,7 @@ class Freshness:
         # a detached tensor shares the version counter, `data` does not
         self._targets = [_shaped(leaf.tensor.detach(), leaf.view) for leaf in blocks]
         self._silent = [_shaped(leaf.tensor.data, leaf.view) for leaf in blocks]
+        self._writes = Writes(self._views, self._silent, touched)
         self._others = [leaf for leaf in leaves if leaf.view is None]
         self._note()
 
@@ -126,11 +128,12 @@ class Freshness:
         changed = [source._version for source in self.sources] != self.versions
         if not changed and self.generation == self.touched.generation:
             return
-        # where a source only may have changed, autograd is not told of the write
         track = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         with torch.no_grad():
-            if self._views:
+            if self._views and (changed or self._writes.possible()):
+                # where a source only may have changed, autograd is not told of the write
                 torch._foreach_copy_(self._targets if changed else self._silent, self._views)
+                self._writes.seen()
             for leaf in self._others:
                 assert leaf.pull is not None
                 leaf.pull(leaf.tensor if changed else leaf.tensor.data, track)
