@@ -134,6 +134,17 @@ def test_a_gradient_given_other_storage_gets_what_arrives(weight: nn.Parameter) 
     assert weight.grad.sum() == 12
 
 
+def test_a_gradient_of_other_strides_gets_what_arrives(weight: nn.Parameter) -> None:
+    leaf = leaf_of(weight, Touched(), 2, 4)
+    factor = torch.randn(2, 4)
+    (leaf * factor).sum().backward()
+    weight.grad = torch.zeros(6, 6).t()
+    (leaf * factor).sum().backward()
+    expected = torch.zeros(6, 6)
+    expected[:2, :4] = factor
+    assert torch.equal(weight.grad, expected)
+
+
 def test_a_copied_or_saved_gradient_carries_nothing_of_ours(weight: nn.Parameter) -> None:
     leaf = leaf_of(weight, Touched())
     leaf.sum().backward()

@@ -69,7 +69,8 @@ class Touched:
         """Whether a pass is over and what it left is being sent on."""
         self.noted = -1
         """The last backward pass at whose end `settle` will run."""
-        _all.add(self)
+        key = id(self)
+        _all[key] = weakref.ref(self, lambda _: _all.pop(key, None))
 
     def add(self, part: Part) -> None:
         """Note that a gradient has reached `part`."""
@@ -166,14 +167,16 @@ class Touched:
             self.waiting, self.onward, self.bytes = [], {}, 0
 
 
-_all: weakref.WeakSet[Touched] = weakref.WeakSet()
+_all: dict[int, weakref.ref[Touched]] = {}
 
 
 def _stepped(optimizer: Optimizer, args: object, kwargs: object) -> None:
     """Note a step; whether it moved any of a family's weights, the family cannot know."""
-    for touched in _all:
-        touched.steps += 1
-        touched.generation += 1
+    for known in tuple(_all.values()):  # another thread may make a family meanwhile
+        touched = known()
+        if touched is not None:
+            touched.steps += 1
+            touched.generation += 1
 
 
 register_optimizer_step_post_hook(_stepped)
@@ -239,6 +242,7 @@ class Push:
             place = known[self.key] = self.lattice.view(known.base)
         return place
 
+    @torch.no_grad()
     def scatter(self, total: Tensor, grad: Tensor) -> None:
         """Add `grad` to positions that no view can have."""
         index = self.part.index

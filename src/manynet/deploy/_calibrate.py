@@ -104,15 +104,16 @@ class Average:
         size = values.numel() // values.shape[1]
         if size < 2:
             raise ValueError("one value a channel has no variance; give batches of more samples")
-        like = self.layer.running_mean
+        buffers = self.layer._buffers  # setting an attribute takes as long as a call of a small map
+        like = buffers["running_mean"]
         native = self.trains and _side_by_side(values)
         if native:  # the call will fill them in
             self.spare = self.spare or list(like.new_zeros(16, len(like)))
             mean, variance = self.spare.pop(), self.spare.pop()
-            self.layer.running_mean, self.layer.running_var = mean, variance
+            buffers["running_mean"], buffers["running_var"] = mean, variance
         else:
             mean, variance = _moments(values)
-            self.layer.running_mean, self.layer.running_var = mean.to(like), variance.to(like)
+            buffers["running_mean"], buffers["running_var"] = mean.to(like), variance.to(like)
             variance = variance * (size / (size - 1))
         if self.layer.training is not native:
             self.layer.training = native

@@ -453,8 +453,10 @@ class Family:
     def clear(self) -> None:
         """Forget the members built so far.
 
-        Needed after replacing shared tensors by hand, and after changing some of them in place
-        where members are compiled.
+        Needed after replacing shared tensors by hand, after changing some of them in place where
+        members are compiled, and after writing a few of their entries through `Tensor.data` or
+        NumPy, which PyTorch does not count: steps of optimizers are seen in any case, and a write
+        by hand in place under `torch.no_grad()`.
         """
         self._cache.clear()
         self._cached_bytes, self._kept = 0, None

@@ -22,7 +22,8 @@ class Writes:
     """Tells whether shared tensors may have been written since they were copied.
 
     Whatever an optimizer did counts. A write by hand is told by a few entries of every block, of
-    which it has to change one: copying blocks anew takes several times as long as looking.
+    which it has to change one, as a loop over all parameters does; copying the blocks anew takes
+    several times as long as looking. What changes only other entries needs `Family.clear`.
 
     Args:
         views: the blocks of the shared tensors.
