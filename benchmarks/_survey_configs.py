@@ -76,7 +76,7 @@ _QUERIES = re.compile(
 )
 _PLACES = re.compile(r"ind(ic|ex)|idxs|layers$|blocks$|hook_ids")
 """Lists of numbers of layers."""
-_IMAGE = re.compile(r"(.*_)?(image_size|img_size)$")
+_IMAGE = re.compile(r"(.*_)?(image_size|img_size)$|crop_size")
 _PIXELS = re.compile(r"visual_prompt_size|.*feature_sizes")
 """Sizes that are a share of the image's."""
 
@@ -368,6 +368,7 @@ _COUNTS = (
     (_POSITIONS, POSITIONS),
     (_QUERIES, 8),
     (re.compile("attention_window"), WINDOW),
+    (re.compile("frames_per_clip"), 8),
 )
 """How many there may be."""
 
