@@ -1,15 +1,17 @@
 """What a computed binding costs: a training step, a forward in eval mode, and peak memory.
 
-`python benchmarks/bindings.py [RECIPE …]` binds the linear weights of the blocks of a ViT-tiny and
-of a GPT-tiny, one recipe after the other, and measures the only member's step (forward, backward,
-SGD with momentum) at batch 8 against that of a plain module of the same shapes; the member's
-forward in eval mode, where its weights are folded; and what ten steps add to a process, each side
-in one of its own. Results go to `benchmarks/results/bindings.json`; those of other recipes stay.
+`python benchmarks/bindings.py [--memory] [RECIPE …]` binds the linear weights of the blocks of a
+ViT-tiny and of a GPT-tiny, one recipe after the other, and measures the only member's step
+(forward, backward, SGD with momentum) at batch 8 against that of a plain module of the same shapes;
+the member's forward in eval mode, where its weights are folded; and what ten steps add to a
+process, each side in one of its own, imports left out. With `--memory` that alone is measured.
+Results go to `benchmarks/results/bindings.json`; what is not measured stays.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -77,29 +79,34 @@ def measure(name: str, recipe: str) -> dict[str, object]:
         stepper(family.train(), family, inputs), stepper(plain.train(), plain, inputs),
         rounds=11, least_ms=1,
     )  # fmt: skip
-    sides = {side: peak(name, recipe, side) for side in ("bound", "plain")}
-    memory = sides["bound"] / sides["plain"]
-    print(f"{recipe:9} {name:9} step {step}  eval {forward}  memory {memory:.3f}", flush=True)
-    return {"step": step, "eval": forward, "memory": memory, "limit": RECIPES[recipe][1]}
+    print(f"{recipe:9} {name:9} step {step}  eval {forward}", flush=True)
+    return {"step": step, "eval": forward, **memory(name, recipe), "limit": RECIPES[recipe][1]}
 
 
-def peak(name: str, recipe: str, side: str) -> float:
+def memory(name: str, recipe: str) -> dict[str, object]:
+    ratio = peak(name, recipe) / peak(name, "plain")
+    print(f"{recipe:9} {name:9} memory {ratio:.3f}", flush=True)
+    return {"memory": ratio}
+
+
+@functools.cache
+def peak(name: str, side: str) -> float:
     """Return the MiB that a process holds at most while it takes ten steps, beyond its start."""
-    command = [sys.executable, __file__, "--peak", name, recipe, side]
+    command = [sys.executable, __file__, "--peak", name, side]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
-def _peak(name: str, recipe: str, side: str) -> None:
+def _peak(name: str, side: str) -> None:
     NETWORKS[name](1)  # what is imported counts for neither side
-    manynet.bind(nn.Linear(2, 2), "weight", RECIPES[recipe][0]()).at({})
+    small = manynet.bind(nn.Linear(4, 4), "weight", recipes.masked())
+    stepper(small, small, (torch.zeros(1, 4),))()
     before = held_mib()
-    if side == "bound":
-        family, inputs = bound(name, recipe)
-        step = stepper(family.train(), family, inputs)
+    if side == "plain":
+        network, inputs = NETWORKS[name](BATCH)
     else:
-        plain, inputs = NETWORKS[name](BATCH)
-        step = stepper(plain.train(), plain, inputs)
+        network, inputs = bound(name, side)
+    step = stepper(network.train(), network, inputs)
     held_mib()  # gives back what making them has freed
     forget_peak()
     for _ in range(10):
@@ -114,9 +121,11 @@ def main() -> None:
         return
     stored = Path(__file__).parent / "results" / "bindings.json"
     results = json.loads(stored.read_text())["results"] if stored.is_file() else {}
-    for recipe in sys.argv[1:] or RECIPES:
+    only_memory = sys.argv[1:2] == ["--memory"]
+    for recipe in sys.argv[1 + only_memory :] or RECIPES:
         for name in NAMES:
-            results[f"{recipe} {name}"] = measure(name, recipe)
+            found = memory(name, recipe) if only_memory else measure(name, recipe)
+            results[f"{recipe} {name}"] = {**results.get(f"{recipe} {name}", {}), **found}
             _measure.write("bindings", results)
 
 
