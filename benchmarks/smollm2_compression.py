@@ -180,6 +180,15 @@ def steps_in(minutes: float) -> int:
 # -- the page ----------------------------------------------------------------------------------
 
 
+def _minutes(steps: int) -> str:
+    """Say how long the whole model trains for so many steps, where that was measured."""
+    for path in HERE.glob("*-minutes.json"):
+        if json.loads(path.read_text())["steps"] == steps:
+            minutes = path.name.removesuffix("-minutes.json")
+            return f", {minutes} minutes of one core for the whole model"
+    return ""
+
+
 def table() -> None:
     """Write the page and its drawing from the stored run of the most steps."""
     runs = {int(path.name.partition("-")[0]): path for path in HERE.glob("*-steps")}
@@ -196,7 +205,7 @@ def table() -> None:
         "",
         "Ways to make the same pretrained model smaller, each to the bytes",
         f"of {KEPT} of its {LAYERS} blocks ({KEPT / LAYERS:.1%} beside the embeddings), and then "
-        f"{steps} steps of recovery for each:",
+        f"{steps} steps of recovery for each{_minutes(steps)}:",
         f"{LENGTH} tokens a step, all weights, labels and the original's logits and last hidden "
         "states. Perplexity on the first",
         f"{JUDGED * LENGTH:,} tokens of the test file of WikiText-2; all else sees the validation "
