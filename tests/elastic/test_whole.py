@@ -286,3 +286,26 @@ def test_the_report_says_why_no_block_can_be_left_out() -> None:
     assert notes(stack, keep=("1",)) == ["no block to leave out: kept"]
     without = ["no block to leave out: no module adds its own input to its result"]
     assert notes(Positioned()) == without
+
+
+class Attending(nn.Module):
+    """PyTorch's attention, whose heads make up the width of what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.first(x))
+        return self.last(y + self.attend(y, y, y, need_weights=False)[0])
+
+
+def test_the_report_says_which_choices_only_the_code_ties() -> None:
+    report = elastic(Attending(), torch.randn(INPUT)).report()
+    (heads,) = [note.detail for note in report.elastic if note.name == "attend.num_heads"]
+    tie = ", times attend.head_dim the width of norm.weight, norm.bias: the code ties them"
+    assert heads.endswith(tie)
+    assert not any(
+        "ties" in note.detail for note in elastic(Rotated(), torch.randn(INPUT)).report().elastic
+    )

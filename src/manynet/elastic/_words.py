@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from manynet.bindings.axes import Axis
 from manynet.elastic._choices import users
 from manynet.elastic._trace import Trace
 from manynet.family import Depth, Note, Report
@@ -36,6 +37,7 @@ def make_report(
     for axis, tensors in users(trace.tensors).items():
         by_name.setdefault(axis.name, []).extend(tensors)
     blocks = {run.choice: run.blocks for run in runs}
+    ties = _ties(model, trace)
     elastic_notes = []
     for choice in choices:
         values = ", ".join(str(value) for value in choice.values)
@@ -45,6 +47,7 @@ def make_report(
             )
         else:
             detail = f"{{{values}}} in {len(by_name.get(choice.name, ())) or 1} tensors"
+            detail += ties.get(choice.name, "")
         elastic_notes.append(Note(choice.name, detail))
     reasons: dict[str, dict[str, None]] = {}
     for name, _, why in trace.frozen:
@@ -67,6 +70,25 @@ def make_report(
             )
         )
     return Report(tuple(elastic_notes), tuple(fixed), tuple(warnings))
+
+
+def _ties(model: nn.Module, trace: Trace) -> dict[str, str]:
+    """Say, by the choice, where heads and the width of what they read can only be cut together.
+
+    The code then takes one for the product of the others, as `nn.MultiheadAttention` does. A norm
+    or an embedding tells that the width is more than that of the heads' own projections.
+    """
+    tied: dict[tuple[str, ...], list[str]] = {}
+    for name, dims in trace.tensors.items():
+        kind = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        for dim in dims:
+            axes = [f for f in dim if isinstance(f, Axis) and f.frozen is None]
+            if len(axes) == len(dim) > 1 and ("Norm" in kind or "Embedding" in kind):
+                tied.setdefault(tuple(axis.name for axis in axes), []).append(name)
+    return {
+        first: f", times {' and '.join(others)} the width of {_few(names)}: the code ties them"
+        for (first, *others), names in tied.items()
+    }
 
 
 def _few(names: Sequence[str]) -> str:
