@@ -105,10 +105,11 @@ def cost(
         InputError: the name is empty.
 
     Example:
+        >>> import torch
         >>> @cost("layers", unit="layers")
         ... def layers(member, example_inputs):
         ...     return sum(1 for _ in member.modules())
-        >>> layers(nn.Linear(2, 2), (Tensor(1, 2),))
+        >>> layers(nn.Linear(2, 2), (torch.zeros(1, 2),))
         1.0
         >>> layers
         Cost(name='layers', unit='layers', measured=False, predicted=False)
