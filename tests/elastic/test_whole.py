@@ -284,6 +284,8 @@ def test_the_report_says_why_no_block_can_be_left_out() -> None:
     stack = nn.Sequential(nn.Linear(6, 8), Block(8), nn.Linear(8, 3))
     assert notes(stack) == notes(stack, depth=False) == []
     assert notes(stack, keep=("1",)) == ["no block to leave out: kept"]
+    (few,) = notes(stack, depth=(1.0,))
+    assert "these shares leave none out" in few
     without = ["no block to leave out: no module adds its own input to its result"]
     assert notes(Positioned()) == without
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -54,3 +56,11 @@ def test_all_its_blocks_are_searched_and_may_lose_everything() -> None:
 def test_resolutions_that_do_not_rise_are_refused(resolutions: tuple[int, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):
         parallel_cnn(widths=(4, 6, 8), resolutions=resolutions)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kernels": (2,)}, {"kernels": ()}, {"depth": 0}, {"tokens": -1}]
+)
+def test_blocks_that_none_can_have_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="parallel_cnn needs"):
+        parallel_cnn(widths=(4, 6), resolutions=(1, 2), **wrong)

@@ -117,11 +117,7 @@ def depth_choices(
     if depth is False:
         return [], []
     _check_ratios("depth", depth)
-    free = [
-        block
-        for block in trace.blocks
-        if not any(fnmatch.fnmatchcase(block.path, pattern) for pattern in keep)
-    ]
+    free = _unkept(trace.blocks, keep)
     runs, choices = [], []
     for container, run, alone in _runs(model, free):
         name = f"{container or run[0]}.depth" if alone else f"{run[0]}.depth"
@@ -135,10 +131,17 @@ def depth_choices(
     return runs, choices
 
 
-def no_depth(trace: Trace) -> Note:
+def no_depth(trace: Trace, keep: Sequence[str]) -> Note:
     """Say why no block can be left out."""
-    why = "kept" if trace.blocks else "no module adds its own input to its result"
+    why = "no module adds its own input to its result"
+    if trace.blocks:
+        few = "these shares leave none out, or a list would be left with no block"
+        why = few if _unkept(trace.blocks, keep) else "kept"
     return Note("depth", f"no block to leave out: {why}")
+
+
+def _unkept(blocks: Sequence[Block], keep: Sequence[str]) -> list[Block]:
+    return [b for b in blocks if not any(fnmatch.fnmatchcase(b.path, p) for p in keep)]
 
 
 def _closing(

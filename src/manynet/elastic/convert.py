@@ -130,7 +130,7 @@ def elastic(
     widths, whole = width_choices(trace, width, keep, multiple_of)
     runs, depths = depth_choices(model, trace, depth, keep)
     if depth is not False and not runs:
-        whole = [*whole, no_depth(trace)]
+        whole = [*whole, no_depth(trace, keep)]
     if calibrated is not None and depth_importance is not None and runs:
         runs = order_blocks(runs, calibrated, depth_importance)
     shared_once = {choice.name: choice for choice in widths.values()}

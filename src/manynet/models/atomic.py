@@ -19,6 +19,7 @@ __all__ = [
     "KernelBranch",
     "TokenBranch",
     "atomic_cnn",
+    "check_blocks",
     "fold_constants",
 ]
 
@@ -250,6 +251,26 @@ class AtomicCNN(nn.Module):
         return self.head(features)  # type: ignore[no-any-return] # modules return Any
 
 
+def check_blocks(
+    name: str,
+    sizes: Sequence[int],
+    widths: Sequence[int],
+    kernels: Sequence[int],
+    *,
+    expansion: int,
+    tokens: int,
+) -> None:
+    """Refuse what no network of `AtomicBlock`s can have.
+
+    Raises:
+        InputError: one of `sizes` is below 1, or kernels or tokens do not fit.
+    """
+    if min(sizes) < 1 or tokens < 0 or not kernels or any(k % 2 == 0 for k in kernels):
+        raise InputError(f"{name} needs sizes of at least 1, tokens or none, and odd kernels")
+    if len(set(kernels)) < len(kernels) or expansion * min(widths) < len(kernels):
+        raise InputError(f"{name} needs kernels that differ, and a unit for each of them")
+
+
 def atomic_cnn(
     classes: int = 10,
     channels: int = 3,
@@ -288,10 +309,7 @@ def atomic_cnn(
             "kernels; give a width and a depth for every stage, and at least one kernel"
         )
     sizes = (classes, channels, expansion, stride, side, *widths, *depths)
-    if min(sizes) < 1 or tokens < 0 or any(k % 2 == 0 for k in kernels):
-        raise InputError("atomic_cnn needs sizes of at least 1, tokens or none, and odd kernels")
-    if len(set(kernels)) < len(kernels) or expansion * min(widths) < len(kernels):
-        raise InputError("atomic_cnn needs kernels that differ, and a unit for each of them")
+    check_blocks("atomic_cnn", sizes, widths, kernels, expansion=expansion, tokens=tokens)
     return AtomicCNN(
         classes,
         channels,

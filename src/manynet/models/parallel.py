@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from manynet.errors import InputError
 from manynet.models._stages import stem
-from manynet.models.atomic import AtomicBlock
+from manynet.models.atomic import AtomicBlock, check_blocks
 
 __all__ = ["Exchange", "ParallelCNN", "parallel_cnn"]
 
@@ -135,7 +135,8 @@ def parallel_cnn(
         side: of the tokens, and how many heads look at them (HR-NAS has 8).
 
     Raises:
-        InputError: the numbers of resolutions do not rise so, or there are too few widths.
+        InputError: the numbers of resolutions do not rise so, there are too few widths, or the
+            blocks would hold what none can have.
 
     Example:
         >>> parallel_cnn(widths=(6, 9), resolutions=(1, 2))(torch.zeros(2, 3, 24, 24)).shape
@@ -152,6 +153,8 @@ def parallel_cnn(
             f"parallel_cnn has {max(resolutions)} resolutions and {len(widths)} widths; give each "
             "resolution a width"
         )
+    sizes = (classes, channels, depth, expansion, stride, side, *widths)
+    check_blocks("parallel_cnn", sizes, widths, kernels, expansion=expansion, tokens=tokens)
     return ParallelCNN(
         classes,
         channels,
