@@ -29,6 +29,16 @@ def test_a_dictionary_starts_with_the_spread_of_fresh_weights_and_distinct_layer
         assert not torch.allclose(weights[0], weights[number], atol=0.1 * spread)
 
 
+@pytest.mark.parametrize("atoms", [1, 2, 4])
+def test_the_coefficients_of_each_site_start_at_a_norm_of_one(atoms: int) -> None:
+    """In the mean alone is not enough: some layers began at 0.06 and others at 2.3, and stayed."""
+    settled = mn.settle(mn.bind(network(12), "*.weight", dictionary(atoms, seed=1)), Generate)
+    rows = [t for name, t in settled.named_parameters() if name.endswith(".generate")]
+    assert len(rows) == 12
+    norms = torch.stack(rows).norm(dim=1)
+    assert torch.allclose(norms, torch.ones(12), atol=1e-3)
+
+
 def test_all_of_it_learns() -> None:
     family = mn.bind(network(), "*.weight", dictionary(3))
     family.at({})(X).square().sum().backward()

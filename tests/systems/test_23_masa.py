@@ -13,6 +13,7 @@ from manynet.bindings.recipes import mixed
 from manynet.bindings.site import Group
 from manynet.models import small_gpt
 from manynet.systems.masa import (
+    CODER_RATE,
     SYSTEM,
     TIES,
     finish_masa,
@@ -129,6 +130,19 @@ def test_a_fitted_network_keeps_all_but_its_attention() -> None:
     total = sum(p.numel() for n, p in model.named_parameters() if n.startswith(("blocks", "norm")))
     found = sum(p.numel() for n, p in family.named_parameters() if n.startswith(("blocks", "norm")))
     assert 0.84 * total < found <= 0.85 * total
+
+
+def test_coefficients_move_slowly_beside_the_atoms() -> None:
+    """At the atoms' rate one step threw a layer's coefficients about; tied layers did better."""
+    family = share_attention(network(24), atoms=2)
+    before = {n: t.detach().clone() for n, t in family.named_parameters()}
+    options = {"schedule": "constant", "warmup": 0, "weight_decay": 0.0, "batch_size": 4}
+    train_masa(family, (TOKENS[:, :-1], TOKENS[:, 1:]), steps=1, learning_rate=0.01, **options)
+    moved = {n: float((t.detach() - before[n]).abs().max()) for n, t in family.named_parameters()}
+    (atom,) = (n for n in moved if ".query." in n and n.endswith(".shared_atoms"))
+    (last,) = (n for n in moved if ".query." in n and n.endswith("coder2_weight"))
+    assert moved[atom] == pytest.approx(0.01, rel=0.05)
+    assert moved[last] == pytest.approx(0.01 * CODER_RATE, rel=0.05)
 
 
 class Encoder(nn.Module):

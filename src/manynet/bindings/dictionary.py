@@ -30,8 +30,10 @@ def dictionary(
     """Mix shared `atoms` by coefficients that one perceptron makes of a code of each site.
 
     The atoms start as the values of as many sites, evenly spaced, which should be fresh; the
-    coefficients of a site have a norm near one, and so its weight the spread of an ordinary one.
-    Once trained, `manynet.settle(family, Generate)` keeps the coefficients and drops the network.
+    coefficients of each site start in a direction of its own and with a norm of one, so that its
+    weight has the spread of an ordinary one. (Where the perceptron is merely scaled, so that the
+    norm is one in the mean, some sites start near zero and others far too large.) Once trained,
+    `manynet.settle(family, Generate)` keeps the coefficients and drops the network.
 
     Args:
         atoms: shared by all sites of the group.
@@ -44,7 +46,8 @@ def dictionary(
         InputError: there are fewer sites than atoms, or no atom.
 
     Reference: Zhussip et al. 2026, arXiv 2508.04581 (MASA), which has the three layers; its sizes
-    and its start could not be confirmed and are ours.
+    and its start could not be confirmed and are ours. More sites than hidden units have norms near
+    one.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -62,10 +65,12 @@ def dictionary(
         shared = group.parameter("atoms", torch.stack(chosen))
         codes = normal(like, count, code)
         layers: list[Tensor] = []
-        for outputs, inputs in ((hidden, code), (hidden, hidden), (atoms, hidden)):
-            weight = normal(like, outputs, inputs) * math.sqrt(2 / inputs)
+        for inputs in (code, hidden):
+            weight = normal(like, hidden, inputs) * math.sqrt(2 / inputs)
             layers += [weight, torch.zeros_like(weight[:, 0])]
-        layers[-2] /= _perceptron(codes, layers).norm(dim=1).mean()
+        directions = functional.normalize(normal(like, count, atoms), dim=1)
+        last = _fitted(_features(codes, layers), directions)
+        layers += [last, torch.zeros_like(last[:, 0])]
         roles = [f"coder{n // 2}_{'bias' if n % 2 else 'weight'}" for n in range(len(layers))]
         bound = tuple(
             group.parameter(role, value) for role, value in zip(roles, layers, strict=True)
@@ -85,11 +90,19 @@ def _mixed(
     return site.reads(Mix((shared,), own))
 
 
-def _perceptron(codes: Tensor, layers: list[Tensor]) -> Tensor:
-    x = functional.linear(codes, layers[0], layers[1])
-    for number in range(2, len(layers), 2):
-        x = functional.linear(functional.gelu(x), layers[number], layers[number + 1])
+def _features(codes: Tensor, layers: list[Tensor]) -> Tensor:
+    """Return the last hidden layer's outputs, `(sites, hidden)`."""
+    x = codes
+    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+        x = functional.gelu(functional.linear(x, weight, bias))
     return x
+
+
+def _fitted(features: Tensor, wanted: Tensor) -> Tensor:
+    """Return the smallest matrix that maps each row of features to the row that is wanted."""
+    inverse: Tensor = torch.linalg.pinv(features.double().cpu())
+    found = (inverse @ wanted.double().cpu()).T.to(wanted)
+    return found.contiguous()
 
 
 def low_rank(rank: int, *, seed: int = 0) -> Callable[[Group], list[Binding]]:

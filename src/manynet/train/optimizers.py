@@ -48,13 +48,20 @@ def _is_vector(parameter: nn.Parameter) -> bool:
     return parameter.ndim < 2 or parameter.numel() == max(parameter.shape)
 
 
-def sparing(family: Family, patterns: Sequence[str], make: MakeOptimizer = AdamW) -> MakeOptimizer:
+def sparing(
+    family: Family,
+    patterns: Sequence[str],
+    make: MakeOptimizer = AdamW,
+    *,
+    learning_rate: float | None = None,
+) -> MakeOptimizer:
     """Return an optimizer for `train` that lets what the patterns name not decay, whatever it is.
 
     Args:
         family: which is to be trained.
         patterns: of the names of shared parameters, such as `"*.coefficients"`.
         make: makes the optimizer of the parameter groups.
+        learning_rate: of what is spared; the others have that of `make`, and `train` is given none.
 
     Raises:
         InputError: a pattern matches nothing.
@@ -81,7 +88,9 @@ def sparing(family: Family, patterns: Sequence[str], make: MakeOptimizer = AdamW
             rest += [p for p in cast("list[nn.Parameter]", group["params"]) if id(p) in spared]
             kept.append({**group, "params": params})
         free = next((group for group in kept if group["weight_decay"] == 0.0), None)
-        if free is None:
+        if learning_rate is not None:
+            kept.append({"params": rest, "weight_decay": 0.0, "lr": learning_rate})
+        elif free is None:
             kept.append({"params": rest, "weight_decay": 0.0})
         else:
             free["params"] = [*cast("list[nn.Parameter]", free["params"]), *rest]
