@@ -57,7 +57,7 @@ serve: $(READY) ## show the documentation on this machine, renewed at each chang
 
 prove: $(READY) ## run the proof of every system that is built; goes on where it was stopped
 	@for name in $$($(BIN)/python -c 'from manynet.systems import built; print(*(s.name for s in built().values()))'); do \
-	  $(ONE_THREAD) $(BIN)/manynet reproduce $$name --out docs/results || exit 1; done
+	  $(ONE_THREAD) $(BIN)/manynet reproduce $$name --workers 2 --out docs/results || exit 1; done
 
 $(READY)-bench: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'

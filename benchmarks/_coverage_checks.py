@@ -1,4 +1,4 @@
-"""What `coverage.py` asks of a model: whether it becomes a correct and useful family."""
+"""What `model_coverage.py` asks of a model: whether it becomes a correct and useful family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models of `coverage.py`: one case each, built small enough for two cores.
+"""The models of `model_coverage.py`: one case each, built small enough for two cores.
 
 Weights are random: what is checked holds for any. Sides of images are the smallest that the model
 accepts.

@@ -1,4 +1,4 @@
-"""The page `docs/results/coverage.md`, written from the results of `coverage.py`."""
+"""The page `docs/results/coverage.md`, written from the results of `model_coverage.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 _HEAD = """# Coverage
 
 Which models `mn.elastic` turns into correct families, without a line written for them.
-`python benchmarks/coverage.py` measures it and writes this page.
+`python benchmarks/model_coverage.py` measures it and writes this page.
 
 A model counts only if all of this holds, on random weights:
 

@@ -1,6 +1,6 @@
 """The trace on models of timm and torch_geometric: permuted axes change no output.
 
-The models are those that `benchmarks/coverage.py` checks in full, one of every timm module.
+The models are those that `benchmarks/model_coverage.py` checks in full, one of every timm module.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import manynet.federate._merge as module
+import manynet.federate._passes as passes
 from manynet.bindings.axes import Index
 from manynet.errors import InputError
 from manynet.federate import Update, merge
@@ -38,6 +39,78 @@ def counted(own: Tensor, updates: list[Update], name: str = "w") -> Tensor:
 def test_two_clients_by_hand() -> None:
     sent = [Update({"w": torch.zeros(1)}, 1, "a"), Update({"w": torch.full((1,), 4.0)}, 3, "b")]
     assert merge({"w": torch.ones(1)}, sent)["w"].item() == 3.0
+
+
+@pytest.fixture
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every mean with the loop that numba compiles: as plain Python, and compiled."""
+    monkeypatch.setattr(module, "SMALL", 0)
+    monkeypatch.setattr(passes, "LEAST", 0)
+    monkeypatch.setattr(passes, "ROW", 8)
+    if request.param == "plain":
+        monkeypatch.setattr(passes, "_compiled", lambda: passes.mean_of_rows)
+    else:
+        pytest.importorskip("numba")
+
+
+@pytest.mark.parametrize("compiled", ["plain", "numba"], indirect=True)
+@pytest.mark.parametrize("many", [1, 4, 6])
+@pytest.mark.parametrize("shape", [(40,), (3, 8), (12, 8), (12, 8, 3, 3), ()])
+@pytest.mark.usefixtures("compiled")
+def test_compiled_means_of_equal_and_nested_widths(shape: tuple[int, ...], many: int) -> None:
+    own, taken = drawn(*shape), []
+    updates, equal = [], []
+    for number, ratio in enumerate((1.0, 0.75, 0.75, 0.5, 0.5, 0.25)[:many]):
+        part = [max(1, int(size * ratio)) for size in shape[:2]] + list(shape[2:])
+        updates.append(Update({"w": drawn(*part, seed=number + 1)}, number + 1, str(number)))
+        equal.append(Update({"w": drawn(*shape, seed=number + 1)}, 0.3 + number, str(number)))
+    for sent in (updates, updates[1:], equal):
+        if sent:
+            out = {"w": torch.full_like(own, torch.nan)}  # what was there has no part in the mean
+            merged = merge({"w": own}, sent, out=out)["w"]
+            assert torch.allclose(merged, counted(own, sent), atol=1e-6)
+            taken.append(merged)
+    assert len(taken) == (3 if many > 1 else 2)
+
+
+@pytest.mark.parametrize("compiled", ["numba"], indirect=True)
+@pytest.mark.usefixtures("compiled")
+def test_what_has_no_form_for_the_compiled_loop_is_merged_all_the_same() -> None:
+    own = {
+        "crossing": drawn(9, 8),
+        "half": drawn(9, 8).half(),
+        "turned": drawn(9, 8),
+        "d": drawn(9),
+    }
+    own["d"] = own["d"].double()
+    sent = [
+        Update(
+            {
+                "crossing": drawn(*shape, seed=n),
+                "half": drawn(9, 8, seed=n).half(),
+                "turned": drawn(8, 9, seed=n).t(),
+                "d": drawn(9, seed=n).double(),
+            },
+            n + 1,
+            str(n),
+        )
+        for n, shape in enumerate(((9, 2), (3, 8)))
+    ]
+    merged = merge(own, sent)
+    for name, value in own.items():
+        assert torch.allclose(
+            merged[name], counted(value, sent, name), atol=1e-3 if name == "half" else 1e-6
+        )
+
+
+@pytest.mark.parametrize("compiled", ["plain", "numba"], indirect=True)
+@pytest.mark.usefixtures("compiled")
+def test_compiled_means_refuse_what_is_not_finite() -> None:
+    bad = torch.zeros(4, 8)
+    bad[2, 3] = torch.inf
+    sent = [Update({"w": torch.zeros(4, 8)}, 1, "a"), Update({"w": bad}, 1, "b")]
+    with pytest.raises(InputError, match="client 'b' holds NaN or infinity in 'w'"):
+        merge({"w": torch.zeros(4, 8)}, sent)
 
 
 @pytest.mark.parametrize("small", [0, 1 << 14])

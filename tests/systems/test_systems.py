@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from manynet import cli
-from manynet.errors import InputError, StorageError
+from manynet.cli._side_by_side import run_side_by_side
+from manynet.errors import InputError, ManynetError, StorageError
 from manynet.systems import (
     CATALOG,
     Condition,
@@ -71,6 +75,9 @@ def test_the_command_of_a_proof_names_what_it_was_set_to() -> None:
     assert command_of(system, Proof()) == "manynet reproduce bignas"
     thinned = command_of(system, Proof(seeds=(3, 4), budget=0.25))
     assert thinned == "manynet reproduce bignas --seeds 3,4 --share 0.25"
+    small = replace(system, share=0.25)
+    assert command_of(small, Proof(budget=0.25)) == "manynet reproduce bignas"
+    assert command_of(small, Proof()) == "manynet reproduce bignas --share 1"
 
 
 def test_a_result_is_written_read_and_judged(tmp_path: Path) -> None:
@@ -220,3 +227,34 @@ def test_the_verbs_prove_and_list(
     assert "Not built yet (49)" in capsys.readouterr().out
     assert cli.main(["reproduce", "bignas", "--seeds", "a"]) == 1
     assert "--seeds 'a' should be numbers such as 0,1,2" in capsys.readouterr().err
+
+
+def test_seeds_run_side_by_side_give_what_one_after_the_other_gives(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "manynet.cli", "reproduce", "weight-compander",
+        "--seeds", "3,4,5", "--share", "0.005", "--out",
+    ]  # fmt: skip
+    together = subprocess.run(
+        [*command, str(tmp_path / "a"), "--workers", "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert together.returncode == 0, together.stderr
+    assert "seed 5" in together.stderr
+    apart = subprocess.run(
+        [*command, str(tmp_path / "b"), "--json"], check=True, capture_output=True
+    )
+    first, second = (read_result(tmp_path / n / "35-weight-compander.json") for n in "ab")
+    assert json.loads(apart.stdout)["verdict"] == first.verdict
+    for arm, records in first.arms.items():
+        assert [r.value for r in records] == [r.value for r in second.arms[arm]]
+
+
+def test_a_seed_that_fails_ends_the_others(tmp_path: Path) -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    begun = time.monotonic()
+    with pytest.raises(ManynetError, match="see what it said above"):
+        run_side_by_side([sleeping, failing, sleeping], workers=2)
+    assert time.monotonic() - begun < 50

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from manynet.cli._app import app
 from manynet.cli._options import Debug, Json, Quiet
 from manynet.cli._outcome import interruptible, show_result
+from manynet.cli._side_by_side import run_side_by_side
 from manynet.errors import InputError
+
+if TYPE_CHECKING:
+    from manynet.systems import Proof, System
 
 
 @app.command()
@@ -34,12 +40,20 @@ def reproduce(
         str, typer.Option(metavar="NUMBERS", help="Seeds, separated by commas.")
     ] = "0,1,2",
     share: Annotated[
-        float,
-        typer.Option(metavar="SHARE", help="Share of the full size; all arms are thinned alike."),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the full size, up to 1; all arms are thinned alike. "
+            "By default what takes about half an hour on two cores.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, help="Seeds at a time, a process for each.")
+    ] = 1,
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where the result and finished arms go.")
     ] = Path("results"),
+    arms_only: Annotated[bool, typer.Option("--arms-only", hidden=True)] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -56,15 +70,33 @@ def reproduce(
     silent = quiet or as_json
     proof = Proof(
         seeds=_numbers(seeds),
-        budget=share,
+        budget=system.share if share is None else share,
         folder=out / "arms" / system.name,
-        tell=None if silent else telling,
+        tell=None if silent or workers > 1 else telling,
     )
+    if arms_only:  # one of several processes: the first of them says how to go on
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        system.prove(proof)
+        return
     with interruptible(f"{command_of(system, proof)} --out {out}"):
+        if workers > 1:
+            alone = [_command_of_one_seed(system, proof, seed, out, silent) for seed in proof.seeds]
+            run_side_by_side(alone, workers)
         result = prove(system, proof, out)
     shown = {**asdict(result), "verdict": result.verdict}
     path = out / result.file_name
     show_result(shown, as_json, quiet, lambda: print_result(system, result, path))
+
+
+def _command_of_one_seed(
+    system: System, proof: Proof, seed: int, out: Path, silent: bool
+) -> list[str]:
+    """Return the command that measures the arms of one seed and keeps them."""
+    return [
+        *(sys.executable, "-m", "manynet.cli", "reproduce", system.name, "--arms-only"),
+        *("--seeds", str(seed), "--share", repr(proof.budget), "--out", str(out)),
+        *(["--quiet"] if silent else []),
+    ]
 
 
 def _numbers(text: str) -> list[int]:

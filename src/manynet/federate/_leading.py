@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from manynet.federate._boxes import Block, boxes
+from manynet.federate._passes import Add, matrices_of, means_by_rows
 
-__all__ = ["Job", "Plan", "mean_of_large", "means_of_small", "plan_of"]
+__all__ = ["Job", "Plan", "mean_compiled", "mean_of_large", "means_of_small", "plan_of"]
 
 Shape = tuple[int, ...]
 
@@ -153,6 +154,21 @@ def mean_of_large(job: Job, entries: int) -> Tensor:
                 job.target[region].mul_(factor)
         sums.append(block.sum())
     return torch.stack(sums).sum()
+
+
+def mean_compiled(job: Job, add: Add) -> float | None:
+    """Make the mean of one tensor with a compiled loop, and return its sum.
+
+    Returns:
+        None, with nothing done, where the updates have no form for it.
+    """
+    matrices = matrices_of(job)
+    if matrices is None:
+        return None
+    for block, numbers in job.plan.mends:
+        if not numbers:
+            _mend(job, block, numbers)
+    return means_by_rows(add, matrices, [job.weights[number] for number in job.plan.order])
 
 
 def _views(job: Job) -> list[Tensor]:

@@ -16,7 +16,14 @@ from torch import Tensor
 from manynet.bindings.axes import Index
 from manynet.errors import InputError
 from manynet.federate._boxes import boxes
-from manynet.federate._leading import Job, mean_of_large, means_of_small, plan_of
+from manynet.federate._leading import (
+    Job,
+    mean_compiled,
+    mean_of_large,
+    means_of_small,
+    plan_of,
+)
+from manynet.federate._passes import Add, compiled
 from manynet.federate._update import Update
 
 __all__ = ["merge"]
@@ -69,6 +76,7 @@ def merge(
         unknown = next((name for name in update.tensors if name not in shared), None)
         if unknown is not None:
             raise InputError(f"{update.label} has {unknown!r}, which the server does not share")
+    add = compiled(len(ordered) * sum(own.numel() for own in shared.values()))
     merged: dict[str, Tensor] = {}
     small: dict[tuple[int, ...], list[tuple[str, Job]]] = {}
     for name, own in shared.items():
@@ -84,13 +92,22 @@ def merge(
             _by_boxes(name, own, holders, tensors, target)
         elif own.numel() <= max(SMALL, 1):
             small.setdefault(numbers, []).append((name, job))
-        elif not _finite(mean_of_large(job, BLOCK if own.device.type == "cpu" else own.numel())):
+        elif not math.isfinite(_mean_of(job, add)):
             _refuse(name, holders, tensors)
     for numbers, jobs in small.items():
         if not _finite(means_of_small([job for _, job in jobs])):
             for name, job in jobs:
                 _refuse(name, [ordered[number] for number in numbers], job.tensors)
     return merged
+
+
+def _mean_of(job: Job, add: Add | None) -> float:
+    """Make the mean of one tensor, compiled where that is to be had, and return its sum."""
+    total = None if add is None else mean_compiled(job, add)
+    if total is not None:
+        return total
+    entries = BLOCK if job.own.device.type == "cpu" else job.own.numel()
+    return float(abs(mean_of_large(job, entries)).item())
 
 
 def _job(

@@ -1,7 +1,7 @@
 """Which models become correct families: torchvision, timm, transformers, graph networks and more.
 
-`python benchmarks/coverage.py [GROUP or NAME …]` checks every model in a process of its own, adds
-each result to `benchmarks/results/coverage.json` as it comes, and writes
+`python benchmarks/model_coverage.py [GROUP or NAME …]` checks every model in a process of its own,
+adds each result to `benchmarks/results/coverage.json` as it comes, and writes
 `docs/results/coverage.md` from it. It goes on where it was stopped: of a group it checks what is
 missing or failed, and a model named alone always. `--again` checks everything anew, `--untimed`
 does so without both libraries' turns where their times are stored, `--page` only writes the page.
