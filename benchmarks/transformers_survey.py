@@ -2,8 +2,8 @@
 
 `python benchmarks/transformers_survey.py [MODEL TYPE …]` goes through every type of `AutoModel`'s
 mapping. Each is made small by the names of its config's attributes, run on inputs that are found by
-the names of its arguments, and checked as `model_coverage.py` checks the named models, in a process of
-its own with a limit on time and memory. It adds each result to
+the names of its arguments, and checked as `model_coverage.py` checks the named models, in a process
+of its own with a limit on time and memory. It adds each result to
 `benchmarks/results/transformers_survey.json` as it comes, goes on where it was stopped, and writes
 `docs/results/transformers-survey.md`. `--failed` checks again what is no correct family, `--page`
 only writes the page, `--seconds` ends a run early, and `--backwards` is for a second run beside
