@@ -297,7 +297,7 @@ def test_without_room_for_copies_large_matrices_are_read_in_place(speller) -> No
         assert weight.data_ptr() == shared.data_ptr()
         assert weight.stride() == shared.stride()
     assert member.head.weight is member.tokens.weight
-    assert family._cached_bytes == 0
+    assert family._cache.bytes == 0
     with torch.no_grad():
         for parameter in family.parameters():
             parameter.mul_(1.5)

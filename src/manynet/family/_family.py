@@ -33,6 +33,7 @@ from manynet.family._build import (
     twins,
     uncollected,
 )
+from manynet.family._cache import MemberCache, limit_of
 from manynet.family._config_sizes import ConfigSizes
 from manynet.family._gaps import Gaps
 from manynet.family._guard import Guard
@@ -107,9 +108,7 @@ class Family:
         self._plan()
         self._guard = Guard(dict(self.named_parameters()), self._touched)
         self._tensors: dict[str, Tensor] = {}
-        self._cache: dict[Arch, Member] = {}
-        self._cached_bytes = 0
-        self._kept: Member | None = None
+        self._cache = MemberCache()
         self.clear()
         self._watch()
 
@@ -147,8 +146,9 @@ class Family:
             member = self._member_of(canonical)
         if member.module.training is not self.shared.training:
             member = self._set_mode(member, arch)
-        if self._kept is not None and member is not self._kept:
-            self._evict(member)
+        excess = self._cache.excess
+        if excess is not None and excess is not member:
+            self._cache.make_room(member, self._limit)
         member.recent = True
         fresh = member.fresh
         if fresh is not None and (
@@ -162,9 +162,7 @@ class Family:
         if member is None:
             with torch.inference_mode(False), uncollected():
                 member = self._bind(arch)
-            self._cache[arch] = member
-            self._cached_bytes += member.bytes
-            self._evict(member)
+            self._cache.put(arch, member, self._limit)
         return member
 
     def _bind(self, arch: Arch) -> Member:
@@ -175,7 +173,10 @@ class Family:
             for name, binding in self._derived.items()
         }
 
-        in_place = self._by_rows if self._crowded else ()
+        # A new member had better read large matrices in place where copies are about to fill the
+        # cache. Never in training: a gradient is copied in a slow order where rows lie apart.
+        crowded = not self.shared.training and self._cache.bytes >= self._limit // 2
+        in_place = self._by_rows if crowded else ()
 
         def leaf_of(name: str) -> Leaf:
             reading, by_rows = self._bindings[name].at(arch, sizes), name in in_place
@@ -326,8 +327,7 @@ class Family:
         training = self.shared.training
         if training and member.in_place:
             found = self._arch(arch)
-            del self._cache[found]
-            self._cached_bytes -= member.bytes
+            self._cache.drop(found)
             return self._member_of(found)
         member.module.train(training)
         if training:  # statistics that someone gave the member for evaluation are put aside
@@ -339,29 +339,7 @@ class Family:
     def _limit(self) -> int:
         if self.cache_bytes is not None:
             return self.cache_bytes
-        training = self.shared.training and torch.is_grad_enabled()
-        return max(self._bytes // 10, 1 << 24) if training else max(2 * self._bytes, 1 << 30)
-
-    @property
-    def _crowded(self) -> bool:
-        """Whether a new member had better read large matrices in place, to leave room for others.
-
-        Never in training: a gradient is copied in a slow order where its weight's rows lie apart.
-        """
-        return not self.shared.training and self._cached_bytes >= self._limit // 2
-
-    def _evict(self, asked: Member) -> None:
-        """Keep within the limit, but for the member that is asked for; it goes with the next."""
-        limit = self._limit
-        if self._cached_bytes > limit:
-            others = [(a, m) for a, m in self._cache.items() if m.bytes and m is not asked]
-            # first those that nobody asked for since the last time, and of each the largest
-            for arch, member in sorted(others, key=lambda one: (one[1].recent, -one[1].bytes)):
-                if self._cached_bytes > limit:
-                    del self._cache[arch]
-                    self._cached_bytes -= member.bytes
-                member.recent = False
-        self._kept = asked if self._cached_bytes > limit else None
+        return limit_of(self._bytes, self.shared.training and torch.is_grad_enabled())
 
     # -- the shared weights ------------------------------------------------------------------
 
@@ -459,7 +437,6 @@ class Family:
         by hand in place under `torch.no_grad()`.
         """
         self._cache.clear()
-        self._cached_bytes, self._kept = 0, None
         self._touched.clear()
         own = [*self.shared.named_parameters(), *self.shared.named_buffers()]
         self._tensors = {
