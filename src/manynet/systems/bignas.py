@@ -203,6 +203,7 @@ SYSTEM = System(
     ours="bignas",
     baseline="alone",
     prove=prove,
+    share=0.05,
     module=__name__,
     example="""\
 import torch

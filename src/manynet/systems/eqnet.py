@@ -119,6 +119,7 @@ SYSTEM = System(
     ours="eqnet",
     baseline="alone",
     prove=lambda proof: prove_with(proof, train_eqnet, search_eqnet),
+    share=0.04,
     conditions=(
         Condition("eqnet", "no regularization", 0.5, "2 to 4 bits"),
         Condition("eqnet", "no guidance", 0.5, "2 to 4 bits"),

@@ -220,6 +220,7 @@ SYSTEM = System(
     ours="exssnet",
     baseline="supsup",
     prove=lambda proof: prove_with(proof, task_masks, learn_task),
+    share=0.4,
     conditions=tuple(Condition(arm, 0, 0.0, "worst forgetting") for arm in ("exssnet", "supsup")),
     module=__name__,
     example="""\

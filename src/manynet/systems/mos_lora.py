@@ -119,6 +119,7 @@ SYSTEM = System(
     ours="mos",
     baseline="lora 2",
     prove=lambda proof: prove_with(proof, add_mos),
+    share=0.125,
     conditions=(
         Condition("mos", "lora 2", -0.01, "dev loss", higher_is_better=False),
         Condition("mos", "lora 8", -0.5),

@@ -121,6 +121,7 @@ SYSTEM = System(
     ours="scheduled",
     baseline="shared uniform",
     prove=lambda proof: prove_with(proof, train_bits, search_bits),
+    share=0.2,
     conditions=(
         Condition("scheduled", "shared uniform", 0.1, "mean loss up to 2.5 bits"),
         *(

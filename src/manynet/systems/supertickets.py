@@ -182,6 +182,7 @@ SYSTEM = System(
     ours="supertickets",
     baseline="search, then prune",
     prove=lambda proof: prove_with(proof, ticket_family, train_supertickets, transfer),
+    share=0.2,
     conditions=(
         Condition("supertickets", "sticky", -0.3),
         Condition("transfer", "transfer, random mask", 2.0),

@@ -97,6 +97,7 @@ SYSTEM = System(
     ours="tanglenas",
     baseline="spos evolution",
     prove=lambda proof: prove_with(proof, tangle, RECIPE),
+    share=0.5,
     conditions=(
         Condition("tanglenas", "tanglenas", 0.8, "step ms", "summed outputs step ms", False, True),
         Condition("tanglenas", 0, 0.0, "evaluations", higher_is_better=False),
