@@ -18,6 +18,7 @@ __all__ = ["EXTRAS", "examine", "print_findings"]
 
 EXTRAS = {
     "data": ("datasets", "pandas", "pillow", "pyarrow"),
+    "federate": ("numba",),
     "flower": ("flwr", "ray"),
     "graphs": ("torch_geometric",),
     "language": ("gguf", "peft", "sentencepiece", "transformers"),
