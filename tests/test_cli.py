@@ -305,8 +305,8 @@ def test_the_doctor_lists_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatc
     found = json.loads(out)
     assert found["cores"] >= 1
     assert "cpu" in found["devices"]
-    extras = {"data", "flower", "graphs", "language", "onnx", "openvino", "ray", "report"}
-    assert set(found["extras"]) == extras | {"search", "serve", "vision"}
+    extras = {"data", "federate", "flower", "graphs", "language", "onnx", "openvino", "ray"}
+    assert set(found["extras"]) == extras | {"report", "search", "serve", "vision"}
     import manynet.cli._doctor as doctor
 
     version = doctor._version
