@@ -130,6 +130,8 @@ def lines() -> Iterator[str]:
             "is first used. The last row loads every room of the main job at once."
         )
         yield from section("Import", words, 1.05, speed["import"])
+    yield from bindings(dict(sorted(stored("bindings").items())))
+    yield from merging(stored("federated"))
     yield from conversion()
     yield from peers(stored("peers"))
     kills = stored("kill")
@@ -161,6 +163,47 @@ def large() -> Iterator[str]:
         yield "| | share | seconds |\n|---|---|---|"
         for name, row in rows.items():
             yield f"| {name} | {row['peak_ratio']:.2f} | {row['seconds']:.1f} |"
+
+
+def bindings(rows: Rows) -> Iterator[str]:
+    """Yield the tables of computed bindings: a step's time, a folded forward, and memory."""
+    words = (
+        "A training step (forward, backward, SGD with momentum) at batch 32 with the weights of "
+        "all blocks bound, against that of a plain module of the same shapes."
+    )
+    for limit in sorted({row["limit"] for row in rows.values()}):
+        chosen = {name: row["step"] for name, row in rows.items() if row["limit"] == limit}
+        names = ", ".join(dict.fromkeys(name.split()[0] for name in chosen))
+        yield from section(f"Bindings, a step: {names}", words, limit, chosen)
+    words = "A forward in eval mode, where bound weights are folded, against the plain module's."
+    folded = {name: row["eval"] for name, row in rows.items()}
+    yield from section("Bindings, folded", words, 1.02, folded)
+    words = "What ten such steps add at their peak to a process, against the plain module's steps."
+    held = {name: row["memory"] for name, row in rows.items()}
+    yield from section("Bindings, memory", words, 1.2, held)
+
+
+def merging(rows: Rows) -> Iterator[str]:
+    """Yield the table of the server's aggregation, with other ways of doing the same."""
+    if not rows:
+        return
+    words = (
+        "`manynet.federate.merge` of the updates of ten clients, 12.4 million floats or the "
+        "part of them that a narrower client has, against reading what was sent once."
+    )
+    found = {f"{title} widths": row["merge"] for title, row in rows.items()}
+    yield from section("Merging", words, 1.5, found)
+    yield "\nOther ways, against the same:\n\n| | equal widths | nested widths |\n|---|---|---|"
+    ways = {
+        "a sum and a count an entry": "sum_and_count",
+        "blocks in NumPy": "numpy_blocks",
+        "Flower's `aggregate`": "flower_arrays",
+        "Flower's `aggregate_arrayrecords`": "flower_messages",
+        "manynet's running mean, eight at a time": "running_mean_8",
+    }
+    for label, way in ways.items():
+        cells = [text(rows[t][way]) if way in rows[t] else "" for t in ("equal", "nested")]
+        yield f"| {label} | {cells[0]} | {cells[1]} |"
 
 
 def peers(rows: Rows) -> Iterator[str]:
