@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import manynet.federate._merge as module
-import manynet.federate._passes as passes
+import manynet.federate._rows as by_rows
 from manynet.bindings.axes import Index
 from manynet.errors import InputError
 from manynet.federate import Update, merge
@@ -45,10 +45,10 @@ def test_two_clients_by_hand() -> None:
 def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every mean with the loop that numba compiles: as plain Python, and compiled."""
     monkeypatch.setattr(module, "SMALL", 0)
-    monkeypatch.setattr(passes, "LEAST", 0)
-    monkeypatch.setattr(passes, "ROW", 8)
+    monkeypatch.setattr(by_rows, "LEAST", 0)
+    monkeypatch.setattr(by_rows, "ROW", 8)
     if request.param == "plain":
-        monkeypatch.setattr(passes, "_compiled", lambda: passes.mean_of_rows)
+        monkeypatch.setattr(by_rows, "_compiled", lambda: by_rows.mean_of_rows)
     else:
         pytest.importorskip("numba")
 
@@ -96,11 +96,11 @@ def test_what_has_no_form_for_the_compiled_loop_is_merged_all_the_same() -> None
         )
         for n, shape in enumerate(((9, 2), (3, 8)))
     ]
-    merged = merge(own, sent)
-    for name, value in own.items():
-        assert torch.allclose(
-            merged[name], counted(value, sent, name), atol=1e-3 if name == "half" else 1e-6
-        )
+    for updates in (sent, sent * 20):
+        merged = merge(own, updates)
+        for name, value in own.items():
+            tolerance = 1e-3 if name == "half" else 1e-6
+            assert torch.allclose(merged[name], counted(value, updates, name), atol=tolerance)
 
 
 @pytest.mark.parametrize("compiled", ["plain", "numba"], indirect=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manynet.federate._boxes import Block, boxes
-from manynet.federate._passes import Add, matrices_of, means_by_rows
+from manynet.federate._rows import MeanOfRows, matrices_of, means_by_rows
 
 __all__ = ["Job", "Plan", "mean_compiled", "mean_of_large", "means_of_small", "plan_of"]
 
@@ -156,7 +156,7 @@ def mean_of_large(job: Job, entries: int) -> Tensor:
     return torch.stack(sums).sum()
 
 
-def mean_compiled(job: Job, add: Add) -> float | None:
+def mean_compiled(job: Job, mean: MeanOfRows) -> float | None:
     """Make the mean of one tensor with a compiled loop, and return its sum.
 
     Returns:
@@ -168,7 +168,7 @@ def mean_compiled(job: Job, add: Add) -> float | None:
     for block, numbers in job.plan.mends:
         if not numbers:
             _mend(job, block, numbers)
-    return means_by_rows(add, matrices, [job.weights[number] for number in job.plan.order])
+    return means_by_rows(mean, matrices, [job.weights[number] for number in job.plan.order])
 
 
 def _views(job: Job) -> list[Tensor]:

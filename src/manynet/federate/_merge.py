@@ -23,7 +23,7 @@ from manynet.federate._leading import (
     means_of_small,
     plan_of,
 )
-from manynet.federate._passes import Add, compiled
+from manynet.federate._rows import MeanOfRows, compiled
 from manynet.federate._update import Update
 
 __all__ = ["merge"]
@@ -76,7 +76,7 @@ def merge(
         unknown = next((name for name in update.tensors if name not in shared), None)
         if unknown is not None:
             raise InputError(f"{update.label} has {unknown!r}, which the server does not share")
-    add = compiled(len(ordered) * sum(own.numel() for own in shared.values()))
+    mean = compiled(len(ordered) * sum(own.numel() for own in shared.values()))
     merged: dict[str, Tensor] = {}
     small: dict[tuple[int, ...], list[tuple[str, Job]]] = {}
     for name, own in shared.items():
@@ -92,7 +92,7 @@ def merge(
             _by_boxes(name, own, holders, tensors, target)
         elif own.numel() <= max(SMALL, 1):
             small.setdefault(numbers, []).append((name, job))
-        elif not math.isfinite(_mean_of(job, add)):
+        elif not math.isfinite(_mean_of(job, mean)):
             _refuse(name, holders, tensors)
     for numbers, jobs in small.items():
         if not _finite(means_of_small([job for _, job in jobs])):
@@ -101,9 +101,9 @@ def merge(
     return merged
 
 
-def _mean_of(job: Job, add: Add | None) -> float:
+def _mean_of(job: Job, mean: MeanOfRows | None) -> float:
     """Make the mean of one tensor, compiled where that is to be had, and return its sum."""
-    total = None if add is None else mean_compiled(job, add)
+    total = None if mean is None else mean_compiled(job, mean)
     if total is not None:
         return total
     entries = BLOCK if job.own.device.type == "cpu" else job.own.numel()

@@ -18,47 +18,52 @@ import torch
 if TYPE_CHECKING:
     from manynet.federate._leading import Job
 
-__all__ = ["Add", "compiled", "matrices_of", "mean_of_rows", "means_by_rows"]
+__all__ = ["MeanOfRows", "compiled", "matrices_of", "mean_of_rows", "means_by_rows"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shares = tuple[Any, ...]
-Add = Callable[[Array, tuple[Array, ...], tuple[Shares, ...]], float]
+MeanOfRows = Callable[[Array, tuple[Array, ...], tuple[Shares, ...]], float]
 """`mean_of_rows`, as it is or compiled."""
 
 LEAST = 1 << 24
 """Entries of the shared tensors, times the updates, from which on it pays to load numba and to
 compile, once a process."""
 
+MOST = 32
+"""Updates at most: the loop is compiled anew for every four more."""
+
 ROW = 1 << 12
 """Entries of a row of tensors that are all of one shape: 16 kibibytes of floats."""
 
 
-def compiled(entries: int) -> Add | None:
+def compiled(entries: int) -> MeanOfRows | None:
     """Return a compiled `mean_of_rows`; None for fewer `entries` than pay, or without numba."""
     return _compiled() if entries >= LEAST else None
 
 
 @functools.cache
-def _compiled() -> Add | None:
+def _compiled() -> MeanOfRows | None:
     try:
         import numba
     except ImportError:
         return None
-    add: Add = numba.njit(fastmath={"contract", "reassoc"}, nogil=True)(mean_of_rows)
-    return add
+    mean: MeanOfRows = numba.njit(fastmath={"contract", "reassoc"}, nogil=True)(mean_of_rows)
+    return mean
 
 
-def means_by_rows(add: Add, matrices: Sequence[Sequence[Array]], weights: Sequence[float]) -> float:
-    """Write means with `add`, as far as updates reach, and return the sum of the results.
+def means_by_rows(
+    mean: MeanOfRows, matrices: Sequence[Sequence[Array]], weights: Sequence[float]
+) -> float:
+    """Write means with `mean`, as far as updates reach, and return the sum of the results.
 
     Args:
-        add: from `compiled`.
+        mean: from `compiled`.
         matrices: from `matrices_of`.
         weights: of the updates, in their order.
     """
     shares = _shares(weights, matrices[0][0].dtype.type)
     return sum(
-        add(out, (*sent, *[np.empty((0, 0), out.dtype)] * (-len(sent) % 4)), shares)
+        mean(out, (*sent, *[np.empty((0, 0), out.dtype)] * (-len(sent) % 4)), shares)
         for out, *sent in matrices
     )
 
@@ -68,14 +73,14 @@ def matrices_of(job: Job) -> list[list[Array]] | None:
 
     Returns:
         One such list; two where the end of tensors of one shape makes no whole row; None where
-        they have no such form: on an accelerator, of several types, not contiguous, cut in more
-        than the first two dimensions, or none within the other.
+        they have no such form: too many, on an accelerator, of several types, not contiguous, cut
+        in more than the first two dimensions, or none within the other.
     """
     everything = [job.target, *(job.tensors[number] for number in job.plan.order)]
     kind = job.target.dtype
-    if kind not in (torch.float32, torch.float64) or any(
-        t.device.type != "cpu" or t.dtype != kind or not t.is_contiguous() for t in everything
-    ):
+    if len(everything) > MOST + 1 or kind not in (torch.float32, torch.float64):
+        return None
+    if any(t.device.type != "cpu" or t.dtype != kind or not t.is_contiguous() for t in everything):
         return None
     if len({t.shape for t in everything}) == 1:
         flat = [t.view(-1).numpy() for t in everything]
