@@ -13,6 +13,7 @@ import manynet as mn
 from manynet.bindings import neighbors
 from manynet.elastic import Gates, KnownImportance, remove_blocks
 from manynet.errors import InputError
+from manynet.systems._foldgpt_proof import strangers
 from manynet.systems.foldgpt import SYSTEM, cure, fold
 
 transformers = pytest.importorskip("transformers")
@@ -193,3 +194,13 @@ def test_the_example_runs_on_a_model_of_another_kind(capsys: pytest.CaptureFixtu
     assert blocks[1].ln_1.weight is not blocks[2].ln_1.weight
     assert torch.equal(small(found["inputs"]).logits, folded.at({})(found["inputs"]).logits)
     assert "bytes of the largest member" in capsys.readouterr().out
+
+
+def test_strangers_are_pairs_of_all_blocks_and_none_of_neighbors() -> None:
+    """A fixed shift by half of them was a loop over whole blocks, which harms less than pairs."""
+    drawn = [strangers(range(8, 20), seed) for seed in range(5)]
+    for pairs in drawn:
+        assert sorted(n for pair in pairs for n in pair) == list(range(8, 20))
+        assert all(last - first > 1 for first, last in pairs)
+    assert drawn[0] != drawn[1]
+    assert drawn[0] == strangers(range(8, 20), 0)

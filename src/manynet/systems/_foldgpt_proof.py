@@ -31,7 +31,7 @@ Cure = Callable[..., object]
 
 
 def prove_with(proof: Proof, fold: Fold, cure: Cure) -> None:
-    """Compare at equal bytes with plain removal, and each step with doing without it.
+    """Compare gates with influence, each other step with doing without it, and all at equal bytes.
 
     Args:
         proof: runs the arms.
@@ -39,18 +39,29 @@ def prove_with(proof: Proof, fold: Fold, cure: Cure) -> None:
         cure: the method's training.
     """
     bench = _Bench(proof, fold, cure)
-    pairs, strangers = neighbors(FOLDED), [[n, n + len(FOLDED) // 2] for n in FOLDED[:6]]
+    pairs = neighbors(FOLDED)
     proof.run("foldgpt", lambda seed: bench.arm(seed, "gates", REMOVED, pairs))
     proof.run("influence", lambda seed: bench.arm(seed, "influence", REMOVED + len(pairs)))
     proof.run(
         "labels only", lambda seed: bench.arm(seed, "gates", REMOVED, pairs, Task(token_loss))
     )
     proof.run(
-        "strangers folded", lambda seed: bench.arm(seed, "gates", REMOVED, strangers, cured=False)
+        "strangers folded",
+        lambda seed: bench.arm(seed, "gates", REMOVED, strangers(FOLDED, seed), cured=False),
     )
     for by in ("gates", "influence", "random"):
         arm = partial(bench.arm, by=by, count=REMOVED, cured=False)
         proof.run(f"{REMOVED} removed by {by}", arm)
+
+
+def strangers(blocks: Sequence[int], seed: int) -> list[list[int]]:
+    """Return pairs of blocks drawn at random, none of two that follow each other, in order."""
+    draw = torch.Generator().manual_seed(seed)
+    while True:
+        mixed = [blocks[n] for n in torch.randperm(len(blocks), generator=draw).tolist()]
+        pairs = [sorted(pair) for pair in neighbors(mixed)]
+        if all(last - first > 1 for first, last in pairs):
+            return sorted(pairs)
 
 
 class _Bench:
