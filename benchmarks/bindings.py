@@ -1,21 +1,22 @@
 """What a computed binding costs: a training step, a forward in eval mode, and peak memory.
 
-`python benchmarks/bindings.py [--memory] [RECIPE …]` binds the linear weights of the blocks of a
-ViT-tiny and of a GPT-tiny, one recipe after the other, and measures the only member's step
-(forward, backward, SGD with momentum) at batch 8 against that of a plain module of the same shapes;
-the member's forward in eval mode, where its weights are folded; and what ten steps add to a
-process, each side in one of its own, imports left out. With `--memory` that alone is measured.
-Results go to `benchmarks/results/bindings.json`; what is not measured stays.
+`python benchmarks/bindings.py [--only step|eval|memory] [RECIPE …]` binds the linear weights of the
+blocks of a ViT-tiny and of a GPT-tiny, one recipe after the other, and measures the only member's
+step (forward, backward, SGD with momentum) at batch 32 against that of a plain module of the same
+shapes; the member's forward in eval mode, where its weights are folded; and what ten steps add to a
+process, each side in one of its own, imports left out. Results go to
+`benchmarks/results/bindings.json`; what is not measured stays.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,8 +30,9 @@ from manynet.bindings import recipes
 from manynet.bindings.recipes import Recipe
 from manynet.family import Family
 
-BATCH = 8
+BATCH = 32
 NAMES = ("vit_tiny", "gpt_tiny")
+PARTS = ("step", "eval", "memory")
 WEIGHTS = ("*attn.*weight", "*attention.*weight", "*mlp.*weight")
 RECIPES: dict[str, tuple[Callable[[], Recipe], float]] = {
     "mask": (recipes.masked, 1.10),
@@ -67,26 +69,26 @@ def stepper(
     return step
 
 
-def measure(name: str, recipe: str) -> dict[str, object]:
+def measure(name: str, recipe: str, parts: Sequence[str]) -> dict[str, object]:
+    """Return the chosen figures of one network under one recipe."""
+    found: dict[str, object] = {"limit": RECIPES[recipe][1]}
+    if "memory" in parts:
+        found["memory"] = peak(name, recipe) / peak(name, "plain")
     family, inputs = bound(name, recipe)
     plain = copy.deepcopy(family.extract({}))
     outputs = family.eval().at({})(*inputs)
     assert torch.allclose(outputs, plain.eval()(*inputs), atol=1e-5), (name, recipe)
-    with torch.inference_mode():
-        member = family.at({})
-        forward = ratio(lambda: member(*inputs), lambda: plain(*inputs), rounds=11, least_ms=250)
-    step = ratio(
-        stepper(family.train(), family, inputs), stepper(plain.train(), plain, inputs),
-        rounds=11, least_ms=1,
-    )  # fmt: skip
-    print(f"{recipe:9} {name:9} step {step}  eval {forward}", flush=True)
-    return {"step": step, "eval": forward, **memory(name, recipe), "limit": RECIPES[recipe][1]}
-
-
-def memory(name: str, recipe: str) -> dict[str, object]:
-    ratio = peak(name, recipe) / peak(name, "plain")
-    print(f"{recipe:9} {name:9} memory {ratio:.3f}", flush=True)
-    return {"memory": ratio}
+    if "eval" in parts:
+        with torch.inference_mode():
+            member = family.at({})
+            found["eval"] = ratio(lambda: member(*inputs), lambda: plain(*inputs), least_ms=1000)
+    if "step" in parts:
+        found["step"] = ratio(
+            stepper(family.train(), family, inputs), stepper(plain.train(), plain, inputs),
+            least_ms=1,
+        )  # fmt: skip
+    print(f"{recipe:9} {name:9}", *(f"{part} {found[part]}" for part in parts), flush=True)
+    return found
 
 
 @functools.cache
@@ -119,12 +121,15 @@ def main() -> None:
     if sys.argv[1:2] == ["--peak"]:
         _peak(*sys.argv[2:])
         return
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=", ".join(RECIPES))
+    parser.add_argument("--only", choices=PARTS, help="what to measure; by default all")
+    args = parser.parse_args()
     stored = Path(__file__).parent / "results" / "bindings.json"
     results = json.loads(stored.read_text())["results"] if stored.is_file() else {}
-    only_memory = sys.argv[1:2] == ["--memory"]
-    for recipe in sys.argv[1 + only_memory :] or RECIPES:
+    for recipe in args.recipes or RECIPES:
         for name in NAMES:
-            found = memory(name, recipe) if only_memory else measure(name, recipe)
+            found = measure(name, recipe, [args.only] if args.only else PARTS)
             results[f"{recipe} {name}"] = {**results.get(f"{recipe} {name}", {}), **found}
             _measure.write("bindings", results)
 
