@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,6 +121,31 @@ def test_rounds_train_every_size_and_repeat_exactly(start: str) -> None:
         member = family.extract(arch)
         assert torch.isfinite(member(IMAGES)).all()
         assert torch.allclose(member(IMAGES), family.at(arch)(IMAGES), atol=1e-6)
+
+
+def largest_after(how: Settings, rounds: int) -> dict[str, Tensor]:
+    part = (IMAGES[:16], LABELS[:16])
+    clients = [Client("a", part), Client("b", part, SMALL[0])]
+    public = (part, (IMAGES[16:], LABELS[16:]))
+    family = train_fedconv(sliced(), clients, public, rounds=rounds, how=how)
+    return tensors(family.extract(family.space.largest))
+
+
+def test_the_last_weights_are_tuned_as_the_next_round_would_begin() -> None:
+    """The large network was handed out as it came from the clients, the baseline's was tuned."""
+    start = tensors(sliced().shared)
+    tuned = largest_after(SHORT, 0)
+    assert all(not torch.equal(tuned[name], start[name]) for name in start)
+    still = largest_after(replace(SHORT, server_epochs=0), 0)
+    assert all(torch.equal(still[name], start[name]) for name in start)
+
+
+def test_vectors_learn_at_a_rate_of_their_own() -> None:
+    held = [replace(SHORT, vector_rate=0.0, vector_epochs=n) for n in (1, 3)]
+    short, long = (largest_after(how, 1) for how in held)
+    assert all(torch.equal(short[name], long[name]) for name in short)
+    free = largest_after(SHORT, 1)
+    assert any(not torch.equal(short[name], free[name]) for name in short)
 
 
 def test_the_example_runs() -> None:
