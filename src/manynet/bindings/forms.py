@@ -51,9 +51,16 @@ def quantized(
         >>> family.space.count, [name for name in family.extra if name.startswith("0.")]
         (9, ['0.weight.step.channel.symmetric'])
     """
-    widths, pers, forms = tuple(sorted(_values(bits))), _values(per), _values(symmetric)
+    widths, pers, forms = _values(bits), _values(per), _values(symmetric)
     if not (widths and pers and forms):
         raise InputError(f"quantized(bits={bits}, per={per}, symmetric={symmetric}): one is empty")
+    wrong = [width for width in widths if not _is_width(width)]
+    if wrong:
+        raise InputError(
+            f"quantized: bits is {wrong[0]!r}; give whole numbers from 2 to 8, or 16 and more to "
+            "leave a weight as it is"
+        )
+    widths = tuple(sorted(widths))
 
     def apply(group: Group) -> list[Binding]:
         return [
@@ -68,6 +75,10 @@ def quantized(
         ]
 
     return apply
+
+
+def _is_width(bits: object) -> bool:
+    return isinstance(bits, int) and (2 <= bits <= 8 or bits >= 16)
 
 
 def _values(setting: V | Sequence[V]) -> tuple[V, ...]:

@@ -20,7 +20,8 @@ from manynet.bindings.pack import pack
 from manynet.bindings.protocol import Binding
 from manynet.bindings.route import Route
 from manynet.bindings.shard import Shard, draw_index
-from manynet.bindings.site import Group, Site
+from manynet.bindings.site import Group, Site, check_counts
+from manynet.bindings.slice import Slice
 from manynet.bindings.tie import Tie
 from manynet.errors import InputError
 from manynet.space import Choice, Value
@@ -58,6 +59,10 @@ def masked(
         seed: of the random scores, which are uniform up to one over the root of the fan-in.
         hold: let `manynet.hold` keep what some masks use from training.
     """
+    if not 0 < density <= 1:
+        raise InputError(f"masked({density!r}): density is the share that is kept, above 0 up to 1")
+    if tasks is not None:
+        check_counts("masked", tasks=tasks)
     generator = torch.Generator().manual_seed(seed)
 
     def scores(site: Site, number: int | None) -> Binding:
@@ -144,7 +149,7 @@ def tied(*, scale: bool = False) -> Recipe:
         same: dict[object, Binding] = {}
         bound: list[Binding] = []
         for site in group.sites:
-            weight = first.weight if site is first else site.reads(first.name)
+            weight = first.weight if site is first else _as_read(first, site)
             if site.binding is None and first.binding is None:
                 weight = same.setdefault("whole", weight)
             if scale:
@@ -157,6 +162,13 @@ def tied(*, scale: bool = False) -> Recipe:
     return apply
 
 
+def _as_read(first: Site, site: Site) -> Binding:
+    """Return how `site` reads what `first` reads, all that it is bound through included."""
+    if isinstance(first.binding, Slice):
+        return site.reads(first.binding.source)
+    return site.reads(first.name) if first.binding is None else first.binding
+
+
 def mixed(atoms: int) -> Recipe:
     """Write each weight as a sum of shared `atoms` with coefficients of its own.
 
@@ -164,6 +176,7 @@ def mixed(atoms: int) -> Recipe:
 
     Reference: Zhussip et al. 2026, arXiv 2508.04581 (MASA).
     """
+    check_counts("mixed", atoms=atoms)
 
     def apply(group: Group) -> list[Binding]:
         stack = torch.stack([site.tensor.flatten() for site in group.sites]).float()
@@ -190,6 +203,7 @@ def sharded(rows: int, entries: int, *, private: int = 0, seed: int = 0) -> Reci
 
     Reference: Wang et al. 2025, arXiv 2410.00938 (mixture of shards).
     """
+    check_counts("sharded", rows=rows, entries=entries)
     generator = torch.Generator().manual_seed(seed)
 
     def apply(group: Group) -> list[Binding]:
@@ -225,6 +239,9 @@ def generated(
 
     Reference: Ha et al. 2017, arXiv 1609.09106.
     """
+    check_counts(
+        "generated", hidden=hidden, code=code, **({} if chunk is None else {"chunk": chunk})
+    )
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like: Tensor, *shape: int) -> Tensor:

@@ -12,7 +12,7 @@ from manynet.bindings.slice import Slice
 from manynet.errors import InputError
 from manynet.space import Choice, Constraint
 
-__all__ = ["Group", "Site"]
+__all__ = ["Group", "Site", "check_counts"]
 
 
 @dataclass
@@ -110,3 +110,19 @@ class Group:
         """Add a choice to the space."""
         if choice not in self.choices:
             self.choices.append(choice)
+
+
+def check_counts(recipe: str, **counts: object) -> None:
+    """Check that the settings of a recipe are whole numbers of at least one.
+
+    Raises:
+        InputError: one is not.
+
+    Example:
+        >>> check_counts("mixed", atoms=0)
+        Traceback (most recent call last):
+        manynet.errors.InputError: mixed: atoms is 0; give a whole number of at least 1
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{recipe}: {name} is {value!r}; give a whole number of at least 1")

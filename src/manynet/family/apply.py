@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from manynet.bindings.operation import Operation
-from manynet.bindings.recipes import Recipe
+from manynet._inputs import Example, positional
+from manynet.bindings import recipes
+from manynet.bindings.protocol import Binding
 from manynet.bindings.site import Group, Site
 from manynet.errors import InputError
 from manynet.family._family import Family
-from manynet.family.blueprint import Blueprint, Note, Report
+from manynet.family._saved import saved_report
+from manynet.family._where import Sites, Where, groups_of, split
+from manynet.family.blueprint import Blueprint
 from manynet.family.skeleton import Skeleton
 from manynet.space import Choice, Space
 
 __all__ = ["bind"]
 
-Where: TypeAlias = "type[nn.Module] | str | Sequence[str] | Sequence[Sequence[str]]"
-
 
 def bind(
     target: nn.Module | Family,
     where: Where,
-    with_: Recipe,
+    with_: recipes.Recipe,
     *,
     together: bool = False,
-    example_inputs: tuple[Any, ...] = (),
+    example_inputs: Example = (),
 ) -> Family:
     """Return a family in which the weights that `where` names are bound with `with_`.
 
     Args:
         target: a model, which stays as it is, or a family, whose bindings the new ones read
             through; the new family owns its weights from then on.
-        where: which weights: those of all modules of a type; those whose names match a pattern,
-            such as `"blocks.*.attn.qkv.weight"`, or one of several; or groups of patterns, each of
-            which is bound on its own. A pattern that fits no parameter may name buffers, such as
-            `"*.running_mean"`.
+        where: which weights: those of all modules of a type, or of a tuple of types; those whose
+            names match a pattern, such as `"blocks.*.attn.qkv.weight"`, or one of several; or
+            groups of patterns, each of which is bound on its own. A pattern that fits no parameter
+            may name buffers, such as `"*.running_mean"`. Layers that share one tensor, under
+            names of their own or by an earlier `tied()`, go on sharing it: naming one names all.
         with_: a recipe of `manynet.bindings.recipes`, or any function that takes a `Group` and
             returns one binding for each of its sites. Sites of different shapes make groups of
             their own.
         together: whether sites of different shapes stay in one group, as a weight and its bias do
             that one router mixes.
-        example_inputs: inputs to count MACs with; a family's own where it has some.
+        example_inputs: inputs to count MACs with, in any form that `manynet.elastic` takes; a
+            family's own where it has some.
 
     Returns:
         The family; its report says what was bound and what that saves.
 
     Raises:
-        InputError: nothing matches, or the recipe gives other than one binding a site.
+        InputError: a part of `where` names nothing, one tensor is in two groups, the recipe gives
+            other than one binding a site, a binding gives another shape than its site has, or the
+            model does not run on `example_inputs`.
 
     Example:
         >>> import torch
@@ -63,23 +65,23 @@ def bind(
         9
     """
     family = target if isinstance(target, Family) else _plain(target)
-    inputs = example_inputs or family.example_inputs
+    _check_recipe(with_)
     largest = family.extract(family.space.largest)
-    trained = dict(largest.named_parameters())
-    values = {n: t.detach() for n, t in [*trained.items(), *largest.named_buffers()]}
-    asked = _groups(largest, values, where)
-    groups = asked if together else [part for names in asked for part in _split(names, values)]
+    given = isinstance(example_inputs, Tensor) or len(example_inputs) > 0
+    inputs = positional(largest, example_inputs) if given else family.example_inputs
+    sites = Sites.of(largest)
+    asked = groups_of(largest, sites, where)
+    groups = asked if together else [part for names in asked for part in split(names, sites.values)]
     bindings, extra = dict(family.blueprint.bindings), dict(family.extra)
     choices, constraints = list(family.space.choices), list(family.space.constraints)
     for names in groups:
         group = Group()
-        group.sites = [Site(n, values[n], bindings.get(n), group, n not in trained) for n in names]
-        bound = list(with_(group))
-        if len(bound) != len(names):
-            raise InputError(
-                f"the recipe gave {len(bound)} bindings for {len(names)} sites; give one a site"
-            )
-        bindings |= dict(zip(names, bound, strict=True))
+        group.sites = [
+            Site(n, sites.values[n], bindings.get(n), group, n not in sites.trained) for n in names
+        ]
+        bound = dict(zip(names, _bindings_of(with_, group), strict=True))
+        bindings |= bound
+        bindings |= {n: bound[sites.first[n]] for n in _sharing(family, sites, names)}
         extra |= group.extra
         constraints += [rule for rule in group.constraints if rule not in constraints]
         choices += [choice for choice in group.choices if _is_new(choice, choices)]
@@ -97,14 +99,17 @@ def bind(
         example_inputs=inputs,
         source=family.source,
     )
-    new.blueprint = Blueprint(
-        bindings, before.follows, before.depths, _report(largest, new, groups, inputs)
-    )
+    report = saved_report(largest, new, groups, inputs)
+    new.blueprint = Blueprint(bindings, before.follows, before.depths, report)
     return new.train(family.training)
 
 
 def _plain(model: nn.Module) -> Family:
     """Return the family whose only member is a copy of `model`."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"bind takes a model (a torch.nn.Module) or a family; found {type(model).__name__}"
+        )
     own = [*model.named_parameters(), *model.named_buffers()]
     tensors: dict[str, Tensor] = {
         name: nn.Parameter(t.detach().clone(), requires_grad=t.requires_grad)
@@ -116,6 +121,57 @@ def _plain(model: nn.Module) -> Family:
     return Family(shared)
 
 
+def _sharing(family: Family, sites: Sites, names: Sequence[str]) -> list[str]:
+    """Return other tensors of the family that members read as one of `names`, as tied layers do."""
+    own = [n for n, _ in [*family.shared.named_parameters(), *family.shared.named_buffers()]]
+    asked = set(names)
+    return [n for n in own if n not in asked and sites.first.get(n) in asked]
+
+
+def _check_recipe(recipe: object) -> None:
+    name = getattr(recipe, "__name__", type(recipe).__name__)
+    if not callable(recipe):
+        raise InputError(
+            f"with_ is {recipe!r}; give a recipe, such as manynet.bindings.recipes.quantized(4)"
+        )
+    if not _takes_one(recipe) or any(recipe is getattr(recipes, n) for n in recipes.__all__):
+        raise InputError(
+            f"with_ is {name}, which makes recipes and is none; did you mean {name}(…)?"
+        )
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # there is no signature to read
+        return True
+    return True
+
+
+def _bindings_of(recipe: recipes.Recipe, group: Group) -> list[Binding]:
+    found = recipe(group)
+    name = getattr(recipe, "__name__", "the recipe")
+    if not isinstance(found, Iterable):
+        raise InputError(
+            f"{name} gave {type(found).__name__} for a group of sites, and should give one binding "
+            f"for each; did you mean {name}(…)?"
+        )
+    bound = list(found)
+    if len(bound) != len(group.sites):
+        raise InputError(
+            f"the recipe gave {len(bound)} bindings for {len(group.sites)} sites; give one a site"
+        )
+    for one, site in zip(bound, group.sites, strict=True):
+        if not (hasattr(one, "at") and hasattr(one, "to_json")):
+            raise InputError(
+                f"the recipe gave {type(one).__name__} for {site.name!r}, which is no binding; "
+                "see docs/how-to/binding.md"
+            )
+    return bound
+
+
 def _is_new(choice: Choice, choices: Sequence[Choice]) -> bool:
     known = next((one for one in choices if one.name == choice.name), None)
     if known is not None and known.values != choice.values:
@@ -124,101 +180,3 @@ def _is_new(choice: Choice, choices: Sequence[Choice]) -> bool:
             f"wants {choice.values}; give both the same values, or another name"
         )
     return known is None
-
-
-def _groups(model: nn.Module, values: dict[str, Tensor], where: Where) -> list[list[str]]:
-    if isinstance(where, type):
-        owned = {
-            id(module._parameters["weight"])
-            for module in model.modules()
-            if isinstance(module, where) and module._parameters.get("weight") is not None
-        }
-        found = [[name for name, p in model.named_parameters() if id(p) in owned]]
-    else:
-        patterns = [where] if isinstance(where, str) else list(where)
-        groups = [[p] if isinstance(p, str) else list(p) for p in patterns]
-        if all(isinstance(p, str) for p in patterns):
-            groups = [[p for group in groups for p in group]]
-        own = {name for name, _ in model.named_parameters()}
-        fits = [{n for p in group for n in _fitting(p, values, own)} for group in groups]
-        found = [[name for name in values if name in names] for names in fits]
-    for group, asked in zip(found, [where] if len(found) == 1 else where, strict=True):  # type: ignore[arg-type]
-        if not group:
-            raise InputError(
-                f"no parameter matches {asked!r}; the names are, for example, "
-                f"{', '.join(list(values)[:4])}"
-            )
-    return found
-
-
-def _fitting(pattern: str, values: Mapping[str, Tensor], parameters: set[str]) -> list[str]:
-    """Return the parameters that a pattern names, or else the buffers."""
-    names = [name for name in values if fnmatch.fnmatchcase(name, pattern)]
-    return [name for name in names if name in parameters] or names
-
-
-def _split(names: Sequence[str], values: dict[str, Tensor]) -> Iterator[list[str]]:
-    shapes: dict[tuple[int, ...], list[str]] = {}
-    for name in names:
-        shapes.setdefault(tuple(values[name].shape), []).append(name)
-    yield from shapes.values()
-
-
-def _report(
-    before: nn.Module, family: Family, groups: Sequence[Sequence[str]], inputs: tuple[Any, ...]
-) -> Report:
-    old = family.blueprint.report
-    after = family.extract(family.space.largest)
-    lines = [
-        Note(
-            names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} like it",
-            type(family.blueprint.bindings[names[0]]).__name__.lower(),
-        )
-        for names in groups
-    ]
-    counts = [
-        (
-            "trained parameters",
-            sum(p.numel() for p in before.parameters()),
-            sum(p.numel() for p in family.parameters()),
-        ),
-        (
-            "bytes of the family",
-            _bytes(before.state_dict().values()),
-            _bytes(family.state_dict().values()),
-        ),
-        (
-            "bytes of the largest member",
-            _bytes([*before.parameters(), *before.buffers()]),
-            _member_bytes(family, after),
-        ),
-    ]
-    if inputs:
-        counts.append(("MACs of the largest member", _macs(before, inputs), _macs(after, inputs)))
-    saved = [Note(name, f"{was:,} -> {now:,}") for name, was, now in counts]
-    return Report((*old.elastic, *lines), old.fixed, (*old.warnings, *saved))
-
-
-def _bytes(tensors: Any) -> int:
-    return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
-
-
-def _member_bytes(family: Family, member: nn.Module) -> int:
-    """Return what the member takes on disk, packed integers counted as such."""
-    total = 0.0
-    for name, tensor in [*member.named_parameters(), *member.named_buffers()]:
-        binding = family.blueprint.bindings.get(name)
-        if isinstance(binding, Operation):
-            total += binding.stored_bits(family.space.largest, tensor) / 8
-        else:
-            total += tensor.nbytes
-    return round(total)
-
-
-@torch.no_grad()
-def _macs(model: nn.Module, inputs: tuple[Any, ...]) -> int:
-    mode = model.training
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(*inputs)
-    model.train(mode)
-    return int(counter.get_total_flops()) // 2
