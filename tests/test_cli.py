@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -348,3 +349,57 @@ def test_a_latency_table_is_built_and_shown(run: Run, tmp_path: Path) -> None:
     code, _, err = run("device", "table", tmp_path / "family")
     assert code == 1
     assert "latency-table.json is there already; name another file with --out" in err
+
+
+def narrow(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    return lines
+
+
+def test_the_list_of_systems_reads_well_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claims once stood in a column of 14 characters, one or two words a line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["systems"]) == 0
+    lines = narrow(capsys)
+    entry = next(line for line in lines if line.startswith("13  bignas"))
+    assert re.search(r"(holds|misses) \(\+1\)", entry)
+    claim = lines[lines.index(entry) + 1]
+    assert claim.startswith("    Members of one family reach 76.5 to 80.9 % on ImageNet")
+
+
+def test_a_front_of_many_costs_loses_no_digit_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers were once cut to `2.03…` where heads are long."""
+    from manynet.cli._terminal import print_front
+
+    monkeypatch.setenv("COLUMNS", "80")
+    costs = {
+        "macs": 2.03e6,
+        "bytes": 15_600.0,
+        "kv_cache_bytes": 131_072.0,
+        "token_ms": 0.853,
+        "a_long_cost_of_my_own_that_has_many_words": 17.25,
+    }
+    record = mn.Record(mn.Arch({"width": 1}), 155.0, costs)
+    print_front(mn.Front.of([record], metric="perplexity", higher_is_better=False))
+    found = narrow(capsys)[-1].replace("\N{NO-BREAK SPACE}", " ").split("  ")
+    assert [word.strip() for word in found if word.strip()][:5] == [
+        "155", "2.03 M", "15.6 KB", "131 KB", "0.853 ms",
+    ]  # fmt: skip
+
+
+def test_a_mistyped_option_points_to_the_help_of_its_verb(run: Run) -> None:
+    code, _, err = run("systems", "13")
+    assert (code, err.endswith("(13). See: manynet systems --help\n")) == (1, True)
+    assert "See: manynet reproduce --help" in run("reproduce")[2]
+
+
+def test_an_unknown_system_is_told_briefly(run: Run) -> None:
+    code, _, err = run("reproduce", "zebra")
+    assert (code, err) == (
+        1, "manynet: there is no system 'zebra'; `manynet systems` lists them\n",
+    )  # fmt: skip

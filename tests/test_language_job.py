@@ -14,7 +14,7 @@ import manynet as mn
 from languages import TEXT, save_model
 from manynet.config import resolve
 from manynet.deploy import check_manifest
-from manynet.errors import InputError
+from manynet.errors import InputError, ManynetError
 from manynet.models import has_adapters, language_model, tokenizer_of
 from manynet.run import RunResult, run_config
 
@@ -153,3 +153,45 @@ def test_the_page_draws_the_perplexity_while_training(tmp_path: Path) -> None:
     page = result.report.read_text()
     assert "perplexity of the largest, the smallest and random members by step" in page
     assert list((tmp_path / "run" / "figures").glob("training-perplexity.svg"))
+
+
+def refused(tmp_path: Path, kind: str, query: str = "", **sections: Any) -> str:
+    folder = tmp_path / kind
+    if not folder.exists():
+        save_model(folder, kind)
+    (tmp_path / "text.txt").write_text(TEXT)
+    values: dict[str, Any] = {
+        "model": f"hf:{folder}{query}",
+        "data": {"name": f"text:{tmp_path / 'text.txt'}", "length": 16},
+    }
+    values = {**values, **sections}
+    with pytest.raises(ManynetError) as caught:
+        run_config(resolve(values), folder=tmp_path / "run")
+    return str(caught.value)
+
+
+def test_weights_that_were_cut_off_are_told(tmp_path: Path) -> None:
+    file = save_model(tmp_path / "llama", "llama") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:20_000])
+    message = refused(tmp_path, "llama")
+    assert "model.safetensors cannot be read" in message
+    assert "damaged or cut off" in message
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_texts_longer_than_the_table_of_positions_are_told(tmp_path: Path, kind: str) -> None:
+    name = f"text:{tmp_path / 'text.txt'}"
+    message = refused(tmp_path, kind, data={"name": name, "length": 65})
+    assert "data.length is 65 tokens" in message
+    assert "has 64 positions; try --set data.length=64" in message
+
+
+def test_a_task_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    assert "task='maksed' is unknown (did you mean 'masked'?)" in refused(
+        tmp_path, "bert", "?task=maksed"
+    )
+
+
+def test_images_for_a_language_model_are_told(tmp_path: Path) -> None:
+    message = refused(tmp_path, "llama", data={"name": "digits"})
+    assert "reads tokens, and the samples of digits are no integers" in message

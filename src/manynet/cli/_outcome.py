@@ -72,7 +72,9 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return str(error) or "interrupted", 130
     if hasattr(error, "format_message"):  # of the parser of the command line
-        return f"{error.format_message()} See: manynet --help", 1
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context is not None else "manynet"
+        return f"{error.format_message().rstrip('.')}. See: {verb} --help", 1
     return (
         f"{type(error).__name__}: {error} (this is a bug of manynet: please report it to the "
         "project's issues, with what --debug shows)",

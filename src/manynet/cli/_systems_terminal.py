@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from manynet.errors import StorageError
@@ -44,23 +45,28 @@ def _entry(number: int, system: System | None, folder: Path) -> dict[str, Any]:
 
 
 def print_listing(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Print the systems as a table; those that are not built stand in one line below."""
-    table = Table(box=None, pad_edge=False)
-    for word in ("", "system", "measured", "baseline", "difference", "verdict", "claim"):
-        right = word in {"", "measured", "baseline", "difference"}
-        table.add_column(word, justify="right" if right else "left", header_style="dim")
-    for entry in entries:
-        if entry["built"]:
-            table.add_row(f"{entry['number']:02}", entry["name"], *_figures(entry), entry["claim"])
+    """Print the figures of each system with its claim below; then those that are not built."""
     console = Console(highlight=False)
     ready = [entry for entry in entries if entry["built"]]
+    widest = max((len(entry["name"]) for entry in ready), default=0)
+    words = (f"{'system':<{widest}}", "measured", "baseline", "difference", "verdict (margin)")
     if ready:
-        console.print(table)
-        console.print("Prove one with: manynet reproduce NAME", style="dim")
+        console.print("    " + _line(words), style="dim", soft_wrap=True)
+    for entry in ready:
+        figures = _line((f"{entry['name']:<{widest}}", *_figures(entry)))
+        console.print(f"{entry['number']:02}  {figures}", soft_wrap=True)
+        console.print(Padding(entry["claim"], (0, 0, 0, 4)), style="dim")
+    if ready:
+        console.print("Prove one with: manynet reproduce NAME", style="bold")
     missing = [f"{e['number']:02} {e['name']}" for e in entries if not e["built"]]
     if missing:
         console.print(f"Not built yet ({len(missing)}):", style="dim")
         console.print(Columns(missing, equal=True))
+
+
+def _line(cells: Sequence[str]) -> str:
+    name, ours, baseline, difference, verdict = cells
+    return f"{name}  {ours:>8}  {baseline:>8}  {difference:>10}  {verdict}"
 
 
 def _figures(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -70,7 +76,7 @@ def _figures(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
         f"{entry['ours']:.4g}",
         f"{entry['baseline']:.4g}",
         f"{entry['difference']:+.3g}",
-        f"{entry['verdict']} (margin {entry['margin']:+.3g})",
+        f"{entry['verdict']} ({entry['margin']:+.3g})",
     )
 
 

@@ -32,6 +32,8 @@ _HEADS = {
     "bytes": "size",
     "latency_ms": "latency",
     "peak_memory": "memory",
+    "kv_cache_bytes": "KV cache",
+    "token_ms": "a token",
 }
 """What the costs are called at the head of a narrow column."""
 
@@ -172,14 +174,18 @@ def _key(arch: Mapping[str, Any]) -> Any:
 
 
 def _short(name: str, value: float) -> str:
-    """Return a cost as in `cost_text`, without the unit that stands at the head of its column."""
-    return cost_text(name, value).removesuffix(" MACs").removesuffix(" parameters")
+    """Return a cost as in `cost_text`, without the unit that stands at the head of its column.
+
+    No line breaks in it: where the terminal is narrow, the heads of the columns do.
+    """
+    text = cost_text(name, value).removesuffix(" MACs").removesuffix(" parameters")
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _table(title: str, header: list[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for word in header:
-        table.add_column(word, justify="right", header_style="dim", no_wrap=True)
+        table.add_column(word, justify="right", header_style="dim", overflow="fold")
     return table
 
 
@@ -197,10 +203,17 @@ def _members(summary: Mapping[str, Any]) -> Table:
             quality_text(summary["metric"], member["quality"]),
             "" if test is None else quality_text(summary["metric"], test),
             _short("macs", member["costs"]["macs"]) if "macs" in member["costs"] else "",
-            ", ".join(member["files"]),
+            _files(member["files"]),
             f"{max(gaps):.0e}" if gaps else "not compared",
         )
     return table
+
+
+def _files(gaps: Mapping[str, float | None]) -> str:
+    """Return the files that were compared with the member, and how many lie beside them."""
+    main = [name for name, gap in gaps.items() if gap is not None] or list(gaps)
+    rest = len(gaps) - len(main)
+    return ", ".join(main) + (f" and {rest} more" if rest else "")
 
 
 def _gap(difference: float) -> str:

@@ -8,6 +8,7 @@ from manynet.models.cnn import small_cnn as small_cnn
 from manynet.models.conv_macro import conv_macro as conv_macro
 from manynet.models.language import kind_of as kind_of
 from manynet.models.language import language_model as language_model
+from manynet.models.language import positions_of as positions_of
 from manynet.models.language import tokenizer_of as tokenizer_of
 from manynet.models.load import load as load
 from manynet.models.lora import add_adapters as add_adapters

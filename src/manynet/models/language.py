@@ -10,16 +10,18 @@ import contextlib
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from manynet.errors import InputError, MissingExtraError, did_you_mean
+from manynet.errors import InputError, MissingExtraError, StorageError, did_you_mean
 
-__all__ = ["Kind", "kind_of", "language_model", "library", "quiet", "tokenizer_of"]
+__all__ = ["Kind", "kind_of", "language_model", "library", "positions_of", "quiet", "tokenizer_of"]
 
 Kind = Literal["causal", "masked", "classify", "base"]
 """What a language model is for: the next token, masked tokens, a text's class, or its features."""
@@ -38,6 +40,7 @@ _ENDINGS: dict[str, Kind] = {
     "ForSequenceClassification": "classify",
 }
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken")
+_POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -86,7 +89,7 @@ def language_model(
     """
     transformers = library()
     folder, options = _located(name)
-    kind = _checked(task) or kind_of(name)
+    kind = kind_of(name, task)
     labels = {} if num_labels is None else {"num_labels": num_labels}
     loader = getattr(transformers, _CLASSES[kind])
     with quiet():
@@ -100,7 +103,7 @@ def language_model(
                 **options,
                 **labels,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"hf:{name} cannot be read by transformers: {first}") from error
     model.config.use_cache = False
@@ -154,12 +157,40 @@ def tokenizer_of(name: str) -> Any:
             ) from error
 
 
-def kind_of(name: str) -> Kind:
-    """Return what a model is for, as its config says; a `.gguf` file holds a causal one.
+def positions_of(name: str) -> int | None:
+    """Return how many positions a model's table of them has; None where it has no such table.
 
     Raises:
         InputError: there is no such model here.
+        StorageError: its weights cannot be read.
     """
+    folder, options = _located(name)
+    counts: list[int] = []
+    for file in () if options else sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                names = [key for key in weights.keys() if _POSITIONS.search(key)]  # noqa: SIM118
+                counts += [weights.get_slice(key).get_shape()[0] for key in names]
+        except (SafetensorError, OSError) as error:
+            raise StorageError(
+                f"{file} cannot be read ({error}); it is damaged or cut off: copy it anew"
+            ) from error
+    return min(counts, default=None)
+
+
+def kind_of(name: str, task: str | None = None) -> Kind:
+    """Return what a model is for, as its config says; a `.gguf` file holds a causal one.
+
+    Args:
+        name: of the model.
+        task: what it is for, where the user says so.
+
+    Raises:
+        InputError: there is no such model here, or no such task.
+    """
+    asked = _checked(task)
+    if asked is not None:
+        return asked
     folder, options = _located(name)
     if "gguf_file" in options:
         return "causal"
@@ -200,10 +231,11 @@ def _located(name: str) -> tuple[Path, dict[str, str]]:
         )
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(file.name for end in _PICKLES for file in folder.glob(end))
-        found = f"it has {pickled[0]}, which may run code when it is read" if pickled else ""
+        found = f"; it has {pickled[0]}, which may run code when it is read" if pickled else ""
+        where = " where you trust it" if pickled else ""
         raise InputError(
-            f"hf:{name}: {folder} has no *.safetensors; {found or 'it has no weights'}. Save it "
-            "with model.save_pretrained(folder) where you trust it"
+            f"hf:{name}: {folder} has no *.safetensors{found}. Save the model with "
+            f"model.save_pretrained(folder){where}"
         )
     return folder, {}
 

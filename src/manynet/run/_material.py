@@ -124,6 +124,13 @@ def _target(data: Any) -> torch.Tensor | None:
     return targets if isinstance(targets, torch.Tensor) else None
 
 
+def _are_numbers(data: Any) -> bool:
+    """Whether the first input of the first sample is of real numbers, as pixels are."""
+    inputs, _ = next(iter(batches(data, batch_size=1)), ((), None))
+    values = list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+    return bool(values) and isinstance(values[0], torch.Tensor) and values[0].is_floating_point()
+
+
 def _outputs_for(data: Data) -> int:
     """Return how many outputs a network needs: one for each class, or for each number."""
     if _task_of(data.val) == "classify":
@@ -150,8 +157,19 @@ def language_material(config: Config) -> Material:
     path, _, query = config.model.removeprefix("hf:").partition("?")
     given = dict(parse_qsl(query))
     tokenizer = models.tokenizer_of(path)
-    task = given.get("task") or models.kind_of(path)
+    task = models.kind_of(path, given.get("task"))
+    positions = models.positions_of(path)
+    if positions is not None and config.data.length > positions:
+        raise InputError(
+            f"data.length is {config.data.length} tokens, and {config.model} has {positions} "
+            f"positions; try --set data.length={positions}"
+        )
     data = _load(config, tokenizer=tokenizer, task=task)
+    if _are_numbers(data.val):
+        raise InputError(
+            f"{config.model} reads tokens, and the samples of {config.data.name} are no integers; "
+            "give text, as in --data text:FILE"
+        )
     wanted: dict[str, Any] = {}
     found = getattr(data, "task", "classify")
     if found == "classify":

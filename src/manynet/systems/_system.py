@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from manynet._version import __version__
-from manynet.errors import InputError, did_you_mean
+from manynet.errors import InputError
 from manynet.systems._catalog import CATALOG
 from manynet.systems._condition import Condition
 from manynet.systems._proof import Proof
@@ -95,7 +96,9 @@ def find(name: str) -> System:
     numbers = {short: number for number, (short, _) in CATALOG.items()}
     wanted = int(name) if name.isdigit() else numbers.get(name.lower(), 0)
     if wanted not in CATALOG:
-        raise InputError(f"there is no system {name!r}{did_you_mean(name.lower(), numbers)}")
+        near = difflib.get_close_matches(name.lower(), numbers, n=1)
+        said = f"did you mean {near[0]!r}?" if near else "`manynet systems` lists them"
+        raise InputError(f"there is no system {name!r}; {said}")
     system = built().get(wanted)
     if system is None:
         ready = ", ".join(one.name for one in built().values()) or "none"
