@@ -10,9 +10,10 @@ a low-rank residual of each matrix that heeds what goes into it.
 
 Not confirmed from the paper, and ours: the sizes of code and perceptron, with one perceptron for
 each projection; that each layer's coefficients start with a norm of one, and that codes and
-perceptrons learn at 0.03 times the rate of the atoms (at the same rate one step throws a layer's
-coefficients about, and the network was behind tied layers; of 1, 0.1 and 0.03 the last did best on
-validation text with a seed of no proof); the final norm before the logit lens, the direction of its
+perceptrons learn at 0.03 times the rate of the atoms (with norms of one in the mean and one rate
+for all, a step throws a layer's coefficients about, and the network was behind tied layers; with
+this start the smaller of 0.1 and 0.03 did better, on validation text with a seed of no proof); the
+final norm before the logit lens, the direction of its
 divergence and the cut at the largest ones, eight layers a group; how many atoms a group gets and
 how residual rank is shared out (greedily by the relative error on calibration data that a stored
 number takes away; a group may also keep its matrices).
