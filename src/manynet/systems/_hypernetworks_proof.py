@@ -29,9 +29,9 @@ from manynet.train import (
 __all__ = ["prove_with"]
 
 TASKS, STEPS, BATCH, RATE, SIDE, WIDTH = 6, 500, 64, 1e-3, 14, 64
-BETA, STRENGTHS, SPREAD = 0.01, (10.0, 30.0, 100.0), 0.1
-"""Of the regulariser as in the paper; of the springs; of the codes, which is small enough for the
-vectors of the chunks to bring the weights to their size."""
+BETAS, STRENGTHS, SPREAD = (0.01, 0.1, 1.0), (10.0, 30.0, 100.0), 0.1
+"""Of the regulariser, the first as in the paper; of the springs; of the codes, which is small
+enough for the vectors of the chunks to bring the weights to their size."""
 Learn = Callable[..., None]
 
 
@@ -42,9 +42,16 @@ def prove_with(proof: Proof, learn_in_turn: Learn) -> None:
         proof: runs the arms.
         learn_in_turn: the method.
     """
-    proof.run("hypernetwork", lambda seed: _hyper(proof, learn_in_turn, seed, BETA))
-    proof.run("elastic weights", lambda seed: _best_springs(proof, seed))
-    proof.run("nothing keeps", lambda seed: _hyper(proof, learn_in_turn, seed, 0.0))
+
+    def hyper(seed: int, beta: float) -> Figures:
+        return _hyper(proof, learn_in_turn, seed, beta)
+
+    proof.run("hypernetwork", lambda seed: _best(BETAS, lambda beta: hyper(seed, beta)))
+    proof.run(
+        "elastic weights",
+        lambda seed: _best(STRENGTHS, lambda strength: _springs(proof, seed, strength)),
+    )
+    proof.run("nothing keeps", lambda seed: hyper(seed, 0.0))
     proof.run("six networks", lambda seed: _apart(proof, seed))
 
 
@@ -73,13 +80,17 @@ def _hyper(proof: Proof, learn_in_turn: Learn, seed: int, beta: float) -> Figure
         family, [_tensors(task.train) for task in tasks], steps=steps, beta=beta, **_how(seed)
     )
     members = [family.extract({"task": number}) for number in range(TASKS)]
-    found = [_judged(m, task.test) for m, task in zip(members, tasks, strict=True)]
-    return _figures(found, steps, sum(p.numel() for p in family.parameters()))
+    kept, found = (
+        [_judged(m, getattr(task, part)) for m, task in zip(members, tasks, strict=True)]
+        for part in ("val", "test")
+    )
+    return _figures(found, kept, steps, sum(p.numel() for p in family.parameters()))
 
 
-def _best_springs(proof: Proof, seed: int) -> Figures:
-    found = {strength: _springs(proof, seed, strength) for strength in STRENGTHS}
-    strength = max(STRENGTHS, key=lambda strength: found[strength].more["validation"])
+def _best(strengths: Sequence[float], run: Callable[[float], Figures]) -> Figures:
+    """Return the run whose strength does best on validation images."""
+    found = {strength: run(strength) for strength in strengths}
+    strength = max(strengths, key=lambda one: found[one].more["validation"])
     best = found[strength]
     return replace(best, more={**best.more, "strength": strength})
 
@@ -100,8 +111,7 @@ def _springs(proof: Proof, seed: int, strength: float) -> Figures:
         [_judged(member, getattr(task, part), number) for number, task in enumerate(tasks)]
         for part in ("val", "test")
     )
-    made = _figures(found, steps, sum(p.numel() for p in family.parameters()))
-    return replace(made, more={**made.more, "validation": float(np.mean(kept))})
+    return _figures(found, kept, steps, sum(p.numel() for p in family.parameters()))
 
 
 def _train_plain(family: Family, data: Any, steps: int, seed: int, objective: Objective) -> None:
@@ -115,14 +125,16 @@ def _head(number: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _apart(proof: Proof, seed: int) -> Figures:
-    found, count, steps = [], 0, proof.share(STEPS)
+    found, kept, count, steps = [], [], 0, proof.share(STEPS)
     for number, task in enumerate(_tasks(seed)):
         torch.manual_seed(seed + number)
         family = Family(network())
         _train_plain(family, task.train, steps, seed, Task())
-        found.append(_judged(family.extract({}), task.test))
+        member = family.extract({})
+        found.append(_judged(member, task.test))
+        kept.append(_judged(member, task.val))
         count += sum(p.numel() for p in family.parameters())
-    return _figures(found, steps, count)
+    return _figures(found, kept, steps, count)
 
 
 def _how(seed: int) -> dict[str, Any]:
@@ -145,6 +157,8 @@ def _judged(member: nn.Module, samples: Samples, head: int = 0) -> float:
     return 100 * float((logits.argmax(1) == labels).float().mean())
 
 
-def _figures(found: Sequence[float], steps: int, count: int) -> Figures:
+def _figures(found: Sequence[float], kept: Sequence[float], steps: int, count: int) -> Figures:
+    """Return the accuracy in each task on test images, and the mean on validation images."""
     more = {f"task {number + 1}": value for number, value in enumerate(found)}
+    more["validation"] = float(np.mean(kept))
     return Figures(float(np.mean(found)), steps * TASKS * BATCH, count, more)
