@@ -485,3 +485,11 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(2)}, saved(tmp_path) / "family.safetensors")
     with pytest.raises(InputError, match="does not fit this family"):
         manynet.load(tmp_path, model=make("mlp")[0])
+
+
+@pytest.mark.parametrize("arch", ["smallest", None, 3])
+def test_what_is_no_arch_is_told(arch: object) -> None:
+    family = manynet.elastic(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4))
+    for read in (family.at, family.extract):
+        with pytest.raises(InputError, match="is no arch; give one of the space, such as"):
+            read(arch)

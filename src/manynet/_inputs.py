@@ -23,6 +23,7 @@ __all__ = [
     "batch_of",
     "batches",
     "call",
+    "described",
     "device_of",
     "evaluating",
     "moved",
@@ -144,6 +145,22 @@ def shapes(inputs: Inputs | Named) -> str:
     values = inputs.values() if isinstance(inputs, Mapping) else inputs
     return ", ".join(
         str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value) for value in values
+    )
+
+
+def described(inputs: Inputs | Named) -> str:
+    """Return types and shapes of the inputs in words, where the type may be what is wrong.
+
+    Example:
+        >>> described((torch.zeros(2, 3), torch.zeros(4, dtype=torch.long), None))
+        'float32 of (2, 3), int64 of (4,), None'
+    """
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return ", ".join(
+        f"{str(value.dtype).removeprefix('torch.')} of {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else repr(value)
+        for value in values
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from manynet import elastic
 from manynet.bindings.axes import Axis, Concat
 from manynet.elastic.importance import calibration_for, l1, l2, orders
 from manynet.errors import InputError
@@ -70,3 +71,23 @@ def test_wrong_scores_are_refused(wrong, words) -> None:
     axis, fixed = Axis("a", 2), Axis("in", 1, "an input")
     with pytest.raises(InputError, match=words):
         orders([axis], {"w": ((axis,), (fixed,))}, {"w": torch.ones(2, 1)}, wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"importance": 3}, r"importance is 3; name one \(l1, l2, taylor, activation\), pass a f"),
+        (
+            {"depth_importance": 3},
+            r"depth_importance is 3; name one \(influence\), pass a function",
+        ),
+        (
+            {"importance": lambda weight, dim: None},
+            "dimension 0, must be a tensor of .*; it is None",
+        ),
+    ],
+)
+def test_what_is_no_importance_is_refused(settings: dict[str, object], words: str) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    with pytest.raises(InputError, match=words):
+        elastic(net, torch.zeros(1, 4), **settings)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from manynet import elastic
 from manynet.elastic._trace import trace_model
-from manynet.errors import TraceError
+from manynet.errors import InputError, TraceError
 
 INPUT = torch.Size((2, 5, 6))
 
@@ -311,3 +311,33 @@ def test_the_report_says_which_choices_only_the_code_ties() -> None:
     assert not any(
         "ties" in note.detail for note in elastic(Rotated(), torch.randn(INPUT)).report().elastic
     )
+
+
+def perceptron() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def test_one_pattern_to_keep_may_stand_alone() -> None:
+    """Its characters were once taken for patterns."""
+    family = elastic(perceptron(), torch.zeros(1, 4), keep="0*")
+    assert [choice.name for choice in family.space.choices] == ["2.width"]
+
+
+def test_a_pattern_to_keep_that_fits_nothing_is_told() -> None:
+    with pytest.raises(
+        InputError, match=r"keep: the pattern '2\.widht' fits no module and no axis"
+    ):
+        elastic(perceptron(), torch.zeros(1, 4), keep=("0", "2.widht"))
+
+
+def test_inputs_of_a_type_that_the_model_does_not_take_are_told() -> None:
+    """The smallest member was once said to fail, and a report of the model asked for."""
+    with pytest.raises(TraceError, match=r"Sequential does not run on .* \(int64 of \(1, 4\)\)"):
+        elastic(perceptron(), torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_model_of_torch_jit_is_told() -> None:
+    traced = torch.jit.trace(perceptron(), torch.zeros(1, 4))
+    with pytest.raises(InputError, match=r"the model is compiled by torch\.jit"):
+        elastic(traced, torch.zeros(1, 4))

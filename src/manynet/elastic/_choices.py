@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,15 @@ from manynet.errors import InputError
 from manynet.family import Depth, Note
 from manynet.space import Choice
 
-__all__ = ["Ratios", "depth_choices", "no_depth", "users", "width_choices", "with_activity"]
+__all__ = [
+    "Ratios",
+    "checked_patterns",
+    "depth_choices",
+    "no_depth",
+    "users",
+    "width_choices",
+    "with_activity",
+]
 
 Ratios = Sequence[float] | Mapping[str, Sequence[float]] | None
 
@@ -91,6 +100,27 @@ def users(tensors: Mapping[str, tuple[Dim, ...]]) -> dict[Axis, list[str]]:
         for axis in {axis: None for dim in dims for axis in axes_of(dim)}:
             found.setdefault(axis, []).append(name)
     return found
+
+
+def checked_patterns(model: nn.Module, trace: Trace, keep: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of what is kept, one of them given alone too.
+
+    Raises:
+        InputError: one fits no module and no axis.
+    """
+    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
+    if not patterns:
+        return ()
+    axes = [axis.name for axis in trace.axes]
+    names = [*axes, *(path for path, _ in model.named_modules() if path)]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=3) or axes[:4]
+            raise InputError(
+                f"keep: the pattern {pattern!r} fits no module and no axis; there are, for "
+                f"example, {', '.join(near)}"
+            )
+    return patterns
 
 
 def _kept_names(trace: Trace, keep: Sequence[str]) -> dict[str, str]:

@@ -6,14 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from manynet._inputs import positional
+from manynet._inputs import described, positional
 from manynet.bindings.axes import Axis, Concat, Dim, axes_of, length
 from manynet.bindings.kernel import KernelTransform
 from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import Slice
-from manynet.elastic._choices import Ratios, depth_choices, no_depth, width_choices, with_activity
+from manynet.elastic._choices import (
+    Ratios,
+    checked_patterns,
+    depth_choices,
+    no_depth,
+    width_choices,
+    with_activity,
+)
 from manynet.elastic._failing import failing_alone, failing_lists, failing_together, failure
 from manynet.elastic._kernels import ElasticKernel, find_kernels
 from manynet.elastic._reorder import Order, reorder, reorder_in_place
@@ -46,7 +54,7 @@ def elastic(
     depth: bool | Sequence[float] = True,
     kernel: bool | Sequence[int] | None = None,
     kernel_transform: bool = False,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     importance: str | Importance | None = "l2",
     depth_importance: str | BlockImportance | JointImportance | None = None,
     data: object = None,
@@ -76,7 +84,8 @@ def elastic(
         kernel: True to let convolution kernels of 5 and more shrink to every smaller odd size, or
             the sizes to choose from; None: kernels stay.
         kernel_transform: whether smaller kernels go through a learned matrix.
-        keep: patterns of module paths or axis names to leave whole, such as `"layer4.*"`.
+        keep: patterns of module paths or axis names to leave whole, such as `"layer4.*"`; one that
+            fits nothing is an error.
         importance: how to order channels, heads and neurons: by the size of their weights (`"l2"`,
             `"l1"`), by what the loss would lose (`"taylor"`), by the size of their activations
             (`"activation"`), by a function (see `manynet.elastic.Importance`), or None to keep the
@@ -124,6 +133,7 @@ def elastic(
     trace = share_choices(trace_model(model, inputs), uniform)
     if strict and trace.unknown:
         raise TraceError(unknown_operations(trace))
+    keep = checked_patterns(model, trace, keep)
     if width is not None:
         trace = tried(model, inputs, trace, inplace=inplace)
     kernels = find_kernels(model, trace, kernel, keep)
@@ -169,6 +179,14 @@ def _check_model(model: nn.Module, importance: object, of_blocks: object) -> Non
     if not isinstance(model, nn.Module):
         raise InputError(
             f"elastic takes an nn.Module, not {type(model).__name__}; pass the model itself"
+        )
+    frozen = next(
+        (n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None
+    )
+    if frozen is not None:
+        raise InputError(
+            f"{frozen or 'the model'} is compiled by torch.jit, and no code can be followed in it; "
+            "pass the module that it was made of"
         )
     tensors = [*model.named_parameters(), *model.named_buffers()]
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)
@@ -309,6 +327,12 @@ class _Parts:
             error = failure(family, family.space.smallest, self.inputs)
             if error is None:
                 return family
+        own = failure(family, family.space.largest, self.inputs)
+        if own is not None:
+            raise TraceError(
+                f"{type(self.shared).__name__} does not run on the example inputs "
+                f"({described(self.inputs)}): {own}; give those of one forward pass"
+            ) from own
         raise TraceError(
             f"the smallest member of {type(self.shared).__name__} does not run: {error}; "
             "leave the part that this names whole with keep=(…), and please report the model"

@@ -295,7 +295,13 @@ class Family:
         return {name: evaluate(reading, shared) for name, reading in found.items()}
 
     def _arch(self, arch: Mapping[str, Value] | HasArch) -> Arch:
-        return self.space.arch(arch if isinstance(arch, Mapping) else arch.arch)
+        values = arch if isinstance(arch, Mapping) else getattr(arch, "arch", None)
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"{arch!r} is no arch; give one of the space, such as family.space.smallest, "
+                "values of its choices by their names, or a record of a front"
+            )
+        return self.space.arch(values)
 
     def _dropped(self, arch: Arch) -> list[str]:
         return [path for depth in self.blueprint.depths for path in depth.dropped(arch)]

@@ -70,12 +70,18 @@ def needs_data(importance: Width, depth_importance: Blocks) -> bool:
         InputError: there is no importance of that name.
     """
     _check("importance", importance, importances)
-    _check("depth_importance", depth_importance, depth_importances)
+    _check("depth_importance", depth_importance, depth_importances, JointImportance)
     known = isinstance(depth_importance, KnownImportance)
     return importance in _WITH_DATA or not (depth_importance is None or known)
 
 
-def _check(argument: str, given: object, names: Sequence[str]) -> None:
+def _check(argument: str, given: object, names: Sequence[str], kind: type | None = None) -> None:
+    known = given is None or isinstance(given, str) or callable(given)
+    if not known and (kind is None or not isinstance(given, kind)):
+        raise InputError(
+            f"{argument} is {given!r}; name one ({', '.join(names)}), pass a function, or None to "
+            "keep the model's own order"
+        )
     if isinstance(given, str) and given not in names:
         raise InputError(
             f"{argument}={given!r} is not known{did_you_mean(given, names)}; "

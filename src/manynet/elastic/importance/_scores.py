@@ -106,7 +106,13 @@ def weight_scores(
 
 def _checked(importance: Importance, name: str, weight: Tensor, dim: int) -> Tensor:
     with torch.no_grad():
-        scores = importance(weight, dim).detach().float().cpu()
+        found = importance(weight, dim)
+    if not isinstance(found, Tensor):
+        raise InputError(
+            f"the importance of {name}, dimension {dim}, must be a tensor of {weight.shape[dim]} "
+            f"numbers; it is {type(found).__name__}"
+        )
+    scores = found.detach().float().cpu()
     finite = bool(torch.isfinite(scores).all())
     if tuple(scores.shape) != (weight.shape[dim],) or not finite:
         raise InputError(
