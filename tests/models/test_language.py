@@ -141,3 +141,10 @@ def test_checkpointing_changes_no_gradient(folders: dict[str, Path]) -> None:
 def test_a_model_without_linear_layers_takes_no_adapter() -> None:
     with pytest.raises(InputError, match="has no linear layer"):
         add_adapters(nn.Conv2d(1, 1, 1), rank=2)
+
+
+def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:
+    file = save_model(tmp_path, "llama") / "tokenizer.json"
+    file.write_text(file.read_text().replace('"model"', '"modle"'))
+    with pytest.raises(InputError, match=r"the tokenizer of hf:.* cannot be read by transformers"):
+        tokenizer_of(str(tmp_path))

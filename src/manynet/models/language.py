@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -40,6 +41,11 @@ _ENDINGS: dict[str, Kind] = {
     "ForSequenceClassification": "classify",
 }
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken")
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, ImportError, OverflowError, UnicodeError),
+    *(MemoryError, struct.error, SafetensorError),
+)
+"""What transformers raises on files that are damaged or cut off, or of a kind it does not know."""
 _POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
@@ -103,7 +109,7 @@ def language_model(
                 **options,
                 **labels,
             )
-        except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
+        except _UNREADABLE as error:
             first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"hf:{name} cannot be read by transformers: {first}") from error
     model.config.use_cache = False
@@ -150,7 +156,7 @@ def tokenizer_of(name: str) -> Any:
             return transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, **options
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except Exception as error:  # tokenizers raises nothing more special
             first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"the tokenizer of hf:{name} cannot be read by transformers: {first}"
