@@ -303,14 +303,32 @@ class Attending(nn.Module):
         return self.last(y + self.attend(y, y, y, need_weights=False)[0])
 
 
+class Grouped(nn.Module):
+    """A grouped convolution, whose weight makes its groups a factor of the width of its norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cardinality = 4
+        self.first, self.norm = nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16)
+        self.weight = nn.Parameter(torch.randn(16, 4, 3, 3))
+        self.conv, self.last = nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.first(x))
+        y = self.conv(y) + nn.functional.conv2d(y, self.weight, groups=self.cardinality)
+        return self.last(y)
+
+
 def test_the_report_says_which_choices_only_the_code_ties() -> None:
     report = elastic(Attending(), torch.randn(INPUT)).report()
     (heads,) = [note.detail for note in report.elastic if note.name == "attend.num_heads"]
-    tie = ", times attend.head_dim the width of norm.weight, norm.bias: the code ties them"
-    assert heads.endswith(tie)
-    assert not any(
-        "ties" in note.detail for note in elastic(Rotated(), torch.randn(INPUT)).report().elastic
+    tie = (
+        ", times attend.head_dim the width of norm.weight, norm.bias: "
+        "the code of MultiheadAttention ties them; free them with free=True"
     )
+    assert heads.endswith(tie)
+    for model, inputs in ((Rotated(), torch.randn(INPUT)), (Grouped(), torch.randn(1, 3, 8, 8))):
+        assert not any("ties" in note.detail for note in elastic(model, inputs).report().elastic)
 
 
 def perceptron() -> nn.Sequential:

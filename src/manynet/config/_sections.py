@@ -80,6 +80,7 @@ class ElasticConfig(Section):
     depth_importance: Literal["influence"] | None = None
     multiple_of: Count | None = None
     uniform: bool | tuple[str, ...] = False
+    free: bool | tuple[str, ...] = False
     strict: bool = False
     warmup_epochs: Several = 0
 

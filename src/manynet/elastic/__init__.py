@@ -7,7 +7,10 @@ from manynet.elastic._cut import cut as cut
 from manynet.elastic._cut import cut_state as cut_state
 from manynet.elastic._cut import dims_of as dims_of
 from manynet.elastic._head import replace_head as replace_head
+from manynet.elastic.attention import FreeMultiheadAttention as FreeMultiheadAttention
 from manynet.elastic.convert import elastic as elastic
+from manynet.elastic.freeing import frees as frees
+from manynet.elastic.freeing import recast as recast
 from manynet.elastic.importance import BlockImportance as BlockImportance
 from manynet.elastic.importance import Gates as Gates
 from manynet.elastic.importance import Importance as Importance
@@ -25,6 +28,7 @@ from manynet.elastic.removal import remove_blocks as remove_blocks
 __all__ = [
     "BlockImportance",
     "Cutting",
+    "FreeMultiheadAttention",
     "Gates",
     "Importance",
     "InputQuantizer",
@@ -39,8 +43,10 @@ __all__ = [
     "dims_of",
     "elastic",
     "elastic_bits",
+    "frees",
     "importances",
     "mean_bits",
+    "recast",
     "remove_blocks",
     "replace_head",
     "uniform_arch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections import Counter
@@ -247,7 +248,7 @@ def _forward(run: Run, inputs: Any) -> Any:
     run.origins.active = True
     try:
         propagation = Propagation(run.record, meta=run.device.type == "meta")
-        with torch.no_grad(), propagation, Provenance(run.origins, run.device):
+        with torch.no_grad(), _unpacked(), propagation, Provenance(run.origins, run.device):
             result = call()
     except Exception as error:
         where = run.record.path
@@ -262,6 +263,20 @@ def _forward(run: Run, inputs: Any) -> Any:
     for tensor in _tensors(result):
         run.record.freeze(tensor, "an output")
     return result
+
+
+@contextlib.contextmanager
+def _unpacked() -> Iterator[None]:
+    """Keep PyTorch's transformers off the kernels that take a padded batch for a packed one.
+
+    They compute the same, but a packed sequence has no axes to follow.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def describe_failure(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from manynet.bindings.axes import axes_of
 from manynet.elastic._reorder import reorder, reorder_in_place
 from manynet.elastic._trace import Frozen, Trace
 
-__all__ = ["tried"]
+__all__ = ["alike", "outputs_of", "tried"]
 
 TOLERANCE = 1e-4
 """Of the largest output: sums over experts in another order, in single precision."""
@@ -57,17 +57,18 @@ def _interchangeable(
 ) -> bool:
     rng = np.random.default_rng(0)
     orders = {axis: rng.permutation(axis.size) for axis in trace.experts}
-    before = _run(model, inputs)
+    before = outputs_of(model, inputs)
     if inplace:
         reorder_in_place(model, trace, orders)
-        after = _run(model, inputs)
+        after = outputs_of(model, inputs)
         reorder_in_place(model, trace, {axis: np.argsort(o) for axis, o in orders.items()})
     else:
-        after = _run(reorder(model, trace, orders), inputs)
-    return len(before) == len(after) and all(map(_alike, before, after))
+        after = outputs_of(reorder(model, trace, orders), inputs)
+    return len(before) == len(after) and all(map(alike, before, after))
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+def outputs_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Return what a model computes in evaluation mode; what it draws at random, it draws again."""
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), evaluating(model):
@@ -76,7 +77,8 @@ def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _alike(left: Tensor, right: Tensor) -> bool:
+def alike(left: Tensor, right: Tensor) -> bool:
+    """Return whether two outputs are the same but for rounding."""
     if left.shape != right.shape:
         return False
     finite = left.isfinite() & right.isfinite()

@@ -30,6 +30,7 @@ from manynet.elastic._trace import Trace, trace_model
 from manynet.elastic._tried import tried
 from manynet.elastic._uniform import share_choices
 from manynet.elastic._words import make_report, unknown_operations, why_nothing
+from manynet.elastic.freeing import freed, nothing_freed
 from manynet.elastic.importance import (
     BlockImportance,
     Importance,
@@ -61,6 +62,7 @@ def elastic(
     loss: Loss | None = None,
     multiple_of: int | None = None,
     uniform: bool | Sequence[str] = False,
+    free: bool | Sequence[str] = False,
     strict: bool = False,
     inplace: bool = False,
     source: str | None = None,
@@ -103,6 +105,9 @@ def elastic(
         uniform: one choice for the axes that play the same role in each block of a list, as all
             layers of a transformer then have one width of their MLPs; True for all such axes, or
             patterns of names. Their choice is called as they are, with a star for the number.
+        free: True to put another module, which computes the same from the same weights, in the
+            place of each whose code ties what its weights do not, as `nn.MultiheadAttention` ties
+            heads to the width; or patterns of module paths. See `manynet.elastic.frees`.
         strict: raise where an operation of the model is not understood, instead of leaving whole
             what it touches and saying so in the report.
         inplace: take over the model and its weights instead of a copy, and put them in order one
@@ -129,6 +134,7 @@ def elastic(
     """
     _check_model(model, importance, depth_importance)
     inputs = positional(model, example_inputs)
+    model, replaced = freed(model, inputs, free, inplace=inplace)
     calibrated = calibration_for(model, importance, depth_importance, data, loss)
     trace = share_choices(trace_model(model, inputs), uniform)
     if strict and trace.unknown:
@@ -141,6 +147,8 @@ def elastic(
     runs, depths = depth_choices(model, trace, depth, keep)
     if depth is not False and not runs:
         whole = [*whole, no_depth(trace, keep)]
+    if free and not replaced:
+        whole = [*whole, Note("free", nothing_freed())]
     if calibrated is not None and depth_importance is not None and runs:
         runs = order_blocks(runs, calibrated, depth_importance)
     shared_once = {choice.name: choice for choice in widths.values()}
@@ -153,7 +161,7 @@ def elastic(
     values = dict(model.named_parameters())
     order = orders(list(widths), trace.tensors, values, importance, data=calibrated)
     shared = _ordered(model, trace, order, inplace)
-    parts = _Parts(shared, trace, kernels, kernel_transform, inputs, source)
+    parts = _Parts(shared, trace, kernels, kernel_transform, inputs, source, replaced)
     return parts.proved(choices, runs, whole)
 
 
@@ -272,6 +280,7 @@ class _Parts:
         transformed: whether smaller kernels go through a learned matrix.
         inputs: example inputs.
         source: how the network can be built again.
+        freed: the paths of its modules that stand in for others.
     """
 
     shared: nn.Module
@@ -280,6 +289,7 @@ class _Parts:
     transformed: bool
     inputs: tuple[Any, ...]
     source: str | None
+    freed: tuple[str, ...]
 
     def family(
         self, choices: Sequence[Choice], runs: Sequence[Depth], whole: Sequence[Note]
@@ -292,7 +302,8 @@ class _Parts:
             bindings=_bindings(self.shared, tensors, space, transformed),
             follows=_follows(self.trace, self.kernels, space),
             depths=tuple(runs),
-            report=make_report(self.shared, self.trace, choices, runs, whole),
+            report=make_report(self.shared, self.trace, choices, runs, whole, freed=self.freed),
+            freed=self.freed,
         )
         extra = {
             name: nn.Parameter(matrix)

@@ -40,6 +40,7 @@ from manynet.family._guard import Guard
 from manynet.family.blueprint import Blueprint, Report
 from manynet.family.member import Member
 from manynet.family.skeleton import Skeleton
+from manynet.family.swap import tied_again
 from manynet.space import Arch, Space, Value
 
 __all__ = ["Family"]
@@ -234,7 +235,7 @@ class Family:
                 copy_replaced_buffers(member, module)
         if arch != self.space.largest:
             self._config_sizes.write(parts)
-        return module
+        return tied_again(module, [parts[p] for p in self.blueprint.freed if p in parts])
 
     @functools.cached_property
     def _config_sizes(self) -> ConfigSizes:

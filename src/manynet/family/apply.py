@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from manynet.errors import InputError
 from manynet.family._family import Family
 from manynet.family._saved import saved_report
 from manynet.family._where import Sites, Where, groups_of, split
-from manynet.family.blueprint import Blueprint
 from manynet.family.skeleton import Skeleton
 from manynet.space import Choice, Space
 
@@ -94,13 +94,13 @@ def bind(
     new = Family(
         family.shared,
         Space(tuple(choices), tuple(constraints)),
-        Blueprint(bindings, before.follows, before.depths, before.report),
+        replace(before, bindings=bindings),
         extra={n: t for n, t in extra.items() if n in read or n in family.extra},
         example_inputs=inputs,
         source=family.source,
     )
     report = saved_report(largest, new, groups, inputs)
-    new.blueprint = Blueprint(bindings, before.follows, before.depths, report)
+    new.blueprint = replace(before, bindings=bindings, report=report)
     return new.train(family.training)
 
 

@@ -109,9 +109,12 @@ class Blueprint:
         follows: attributes of modules that change with the arch.
         depths: runs of blocks that can be left out.
         report: what became elastic, what did not, and why.
+        freed: paths of modules that stand in for others whose code ties what their weights do not,
+            see `manynet.elastic.frees`.
     """
 
     bindings: Mapping[str, Binding]
     follows: tuple[Follow, ...] = ()
     depths: tuple[Depth, ...] = ()
     report: Report = field(default_factory=Report)
+    freed: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from manynet.family._tensor_file import write_tensors
 from manynet.family.blueprint import Blueprint, Depth, Follow, Note, Report
 from manynet.space import Arch, Space
 
-__all__ = ["load_family", "read_source", "save"]
+__all__ = ["load_family", "read_freed", "read_source", "save"]
 
 _FORMAT = "manynet family 1"
 
@@ -54,6 +54,7 @@ def _to_json(family: Family) -> dict[str, object]:
         "source": family.source,
         "structure": structure(family.shared),
         **({"cuts": family.cuts} if family.cuts else {}),
+        **({"freed": list(blueprint.freed)} if blueprint.freed else {}),
         "training": family.training,
         "space": family.space.to_json(),
         "axes": [[axis.name, axis.size, axis.anchor] for axis in table.axes],
@@ -114,6 +115,20 @@ def read_source(folder: Path | str) -> str | None:
     return source
 
 
+def read_freed(folder: Path | str) -> tuple[str, ...]:
+    """Return the paths of the modules that were freed when the family in `folder` was made.
+
+    Raises:
+        StorageError: there is no family in `folder`, or its file is damaged.
+    """
+    return _freed(_read(Path(folder)))
+
+
+def _freed(data: Mapping[str, Any]) -> tuple[str, ...]:
+    freed = data.get("freed")
+    return tuple(map(str, freed)) if isinstance(freed, list) else ()
+
+
 def _read(folder: Path) -> dict[str, Any]:
     data = read_json(folder / "family.json")
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
@@ -146,7 +161,7 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
         raise InputError(
             f"the family in {folder} was made of another network than this "
             f"{type(model).__name__}: classes or shapes differ; build the model as it was built "
-            "for the family"
+            f"for the family{_as_freed(model, _freed(data))}"
         )
     if cuts:
         _take_shapes(model, tensors)
@@ -178,6 +193,18 @@ def load_family(folder: Path | str, model: nn.Module) -> Family:
     return family.train(bool(data["training"]))
 
 
+def _as_freed(model: nn.Module, freed: Sequence[str]) -> str:
+    """Say which modules were freed, where some were."""
+    parts = dict(model.named_modules())
+    kinds = sorted({type(parts[path]).__name__ for path in freed if path in parts})
+    if not kinds:
+        return ""
+    return (
+        f", and import the file that registers what frees {', '.join(kinds)}: {freed[0]!r} was "
+        "freed then"
+    )
+
+
 def _take_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the tensors of a network that was cut after it was built the shapes in the file."""
     for name, own in [*model.named_parameters(), *model.named_buffers()]:
@@ -202,6 +229,7 @@ def _blueprint(data: Mapping[str, Any]) -> Blueprint:
             for choice, blocks, closes, counts in data["depths"]
         ),
         report=Report(**report),
+        freed=_freed(data),
     )
 
 

@@ -13,7 +13,6 @@ from manynet.bindings.protocol import Binding
 from manynet.bindings.slice import whole
 from manynet.errors import InputError
 from manynet.family._family import Family
-from manynet.family.blueprint import Blueprint
 
 __all__ = ["settle"]
 
@@ -58,7 +57,7 @@ def settle(family: Family, kind: type[Operation]) -> Family:
     new = Family(
         family.shared,
         family.space,
-        Blueprint(bindings, old.follows, old.depths, old.report),
+        dataclasses.replace(old, bindings=bindings),
         extra={**extra, **{n: t for n, t in change.made.items() if n in after}},
         example_inputs=family.example_inputs,
         source=family.source,

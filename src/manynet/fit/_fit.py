@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from manynet.bindings.site import Group, Site
 from manynet.errors import InputError
 from manynet.family import Family
 from manynet.family.apply import bind
-from manynet.family.blueprint import Blueprint, Note, Report
+from manynet.family.blueprint import Note, Report
 from manynet.fit._allocate import allocate
 from manynet.fit._factor import PCA, root_of, whitened_low_rank
 from manynet.fit._plan import Options, Shape, Stack, even_shape
@@ -216,7 +217,7 @@ def _fitted(
     notes = [Note(stack.names[0], _words(stack, shape)) for stack, shape in chosen]
     old = family.blueprint
     report = Report(old.report.elastic, old.report.fixed, (*old.report.warnings, *notes))
-    family.blueprint = Blueprint(old.bindings, old.follows, old.depths, report)
+    family.blueprint = replace(old, report=report)
     return family
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from manynet.elastic.freeing import free_again
 from manynet.errors import InputError
 from manynet.family import Family
-from manynet.family.file import load_family, read_source
+from manynet.family.file import load_family, read_freed, read_source
 from manynet.models.build import build, runs_user_code
 
 __all__ = ["load"]
@@ -23,7 +24,8 @@ def load(
     Args:
         path: the folder.
         model: a network like the one the family was made of. May be left out where the family
-            knows its name in a library, such as `torchvision:resnet18`.
+            knows its name in a library, such as `torchvision:resnet18`. What was freed in that one
+            is freed in it.
         device: where to put the shared weights.
 
     Raises:
@@ -50,4 +52,4 @@ def load(
                 "load(path, model=your_network)"
             )
         model = build(source)
-    return load_family(path, model).to(device)
+    return load_family(path, free_again(model, read_freed(path))).to(device)
