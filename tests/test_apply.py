@@ -263,3 +263,23 @@ def test_other_things_than_models_and_inputs_that_do_not_fit_are_told() -> None:
 def test_settings_that_make_no_sense_are_told_at_once(recipe: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         recipe()
+
+
+def test_layers_tied_to_a_mix_are_one_parameter_before_and_after_loading(tmp_path: Path) -> None:
+    """They once were one only where the family had been loaded."""
+    family = manynet.bind(network(), "[024].weight", recipes.mixed(2))
+    family = manynet.bind(family, "[024].weight", recipes.tied())
+    family.save(tmp_path)
+    for one in (family, load_family(tmp_path, network())):
+        member = one.at({})
+        assert member[0].weight is member[2].weight is member[4].weight
+
+
+@pytest.mark.parametrize("name", ["masked", "mixed", "tied with scales", "companded"])
+def test_a_recipe_that_is_applied_twice_has_tensors_of_its_own_each_time(name: str) -> None:
+    """The second once took the place of the first's, which were trained perhaps."""
+    once = manynet.bind(network(), "[024].weight", RECIPES[name])
+    added = {key: tensor.clone() for key, tensor in once.extra.items()}
+    twice = manynet.bind(once, "[024].weight", RECIPES[name])
+    assert len(twice.extra) == 2 * len(added)
+    assert all(torch.equal(twice.extra[key], tensor) for key, tensor in added.items())

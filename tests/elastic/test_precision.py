@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import manynet as mn
+from manynet.bindings import recipes
 from manynet.cost import bit_operations
 from manynet.deploy import export, load_weights, onnx_session, to_onnx
 from manynet.elastic import InputQuantizer, add_input_quantizers, elastic_bits
@@ -238,3 +239,17 @@ def test_packed_weights_of_a_member_with_quantizers_load(family: mn.Family, tmp_
     other.load_state_dict(load_weights(tmp_path / "m.safetensors"))
     for name, tensor in member.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_tied_layers_have_one_form_and_that_of_an_edge_where_one_of_them_is_it() -> None:
+    net = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)), nn.Linear(6, 2))
+    tied = mn.bind(net, "[123].weight", recipes.tied())
+    x = torch.randn(8, 6)
+    family = mn.elastic_bits(tied, x, input_bits=None)
+    names = {name.partition(".")[0] for name in family.space.names}
+    assert names == {"0", "1", "4"}
+    member = family.at(family.space.smallest)
+    assert member[1].weight is member[3].weight
+    across = mn.elastic_bits(mn.bind(net, "[0123].weight", recipes.tied()), x, input_bits=None)
+    assert {name.partition(".")[0] for name in across.space.names} == {"0", "4"}
+    assert across.at(across.space.smallest)(x).shape == (8, 2)

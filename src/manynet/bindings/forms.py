@@ -174,7 +174,7 @@ def _table(
 ) -> Binding:
     """Add a table to a group, as one vector, and return how the row of a choice is read."""
     choice, keys = by
-    group.add(name, nn.Parameter(values.detach().clone()))
+    name = group.add(name, nn.Parameter(values.detach().clone()))
     table = Slice(name, ((Axis("", len(keys), "whole"), *dim),))
     return table if len(keys) == 1 else Row(table, choice, tuple(keys))
 

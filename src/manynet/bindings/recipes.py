@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from manynet.bindings.axes import axes_of
 from manynet.bindings.bits import Bits
 from manynet.bindings.curves import companded, powered
 from manynet.bindings.dictionary import dictionary, low_rank
@@ -164,9 +165,13 @@ def tied(*, scale: bool = False) -> Recipe:
 
 def _as_read(first: Site, site: Site) -> Binding:
     """Return how `site` reads what `first` reads, all that it is bound through included."""
-    if isinstance(first.binding, Slice):
-        return site.reads(first.binding.source)
-    return site.reads(first.name) if first.binding is None else first.binding
+    if first.binding is None:
+        return site.reads(first.name)
+    dims = (*first.dims, *site.dims)
+    elastic = any(axis.frozen is None for dim in dims for axis in axes_of(dim))
+    if elastic and isinstance(first.binding, Slice):
+        return site.reads(first.binding.source)  # as wide as this site is in a member
+    return first.binding
 
 
 def mixed(atoms: int) -> Recipe:

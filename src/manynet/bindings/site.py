@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -75,9 +77,14 @@ class Site:
 
 
 class Group:
-    """Sites that are bound together, and what their bindings need beside the model's tensors."""
+    """Sites that are bound together, and what their bindings need beside the model's tensors.
 
-    def __init__(self) -> None:
+    Args:
+        taken: names of shared tensors that are there already.
+    """
+
+    def __init__(self, taken: Collection[str] = ()) -> None:
+        self._taken = frozenset(taken)
         self.sites: list[Site] = []
         self.extra: dict[str, Tensor] = {}
         self.choices: list[Choice] = []
@@ -85,9 +92,13 @@ class Group:
         self._known: dict[str, Binding] = {}
 
     def add(self, name: str, tensor: Tensor) -> str:
-        """Add a shared tensor and return its name."""
+        """Add a shared tensor and return its name, with a number where an earlier one has it."""
         if name in self.extra:
             raise InputError(f"{name!r} is added twice; give each tensor a role of its own")
+        free = (f"{name}.{number}" for number in itertools.count(2))
+        name = next(free) if name in self._taken else name
+        while name in self._taken:
+            name = next(free)
         self.extra[name] = tensor
         return name
 

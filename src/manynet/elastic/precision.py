@@ -149,8 +149,9 @@ def elastic_bits(
     order = list(seen)
     ends = {order[0], order[-1]} if edges is not None else set()
     bound = target
-    for inside, own in ((True, bits), (False, edges)):
-        weights = _weights(model, [path for path in order if (path not in ends) is inside])
+    outer = _weights(largest, [path for path in order if path in ends])
+    inner = [name for name in _weights(largest, order) if name not in outer]
+    for weights, own in ((inner, bits), (outer, edges)):
         if weights and own is not None:
             recipe = quantized(own, per=per, symmetric=symmetric, learned=True)
             bound = bind(bound, weights, recipe, example_inputs=inputs)
@@ -162,9 +163,10 @@ def elastic_bits(
 
 
 def _weights(model: nn.Module, paths: Sequence[str]) -> list[str]:
-    known = dict(model.named_parameters())
-    names = [f"{path}.weight" if path else "weight" for path in paths]
-    return [name for name in names if name in known]
+    """Return the weights of layers; one that several share by its first name, once."""
+    first = {id(tensor): name for name, tensor in model.named_parameters()}
+    found = [model.get_submodule(path)._parameters.get("weight") for path in paths]
+    return list(dict.fromkeys(first[id(weight)] for weight in found if weight is not None))
 
 
 def _inputs_of(

@@ -75,7 +75,7 @@ def bind(
     bindings, extra = dict(family.blueprint.bindings), dict(family.extra)
     choices, constraints = list(family.space.choices), list(family.space.constraints)
     for names in groups:
-        group = Group()
+        group = Group(taken=extra)
         group.sites = [
             Site(n, sites.values[n], bindings.get(n), group, n not in sites.trained) for n in names
         ]
