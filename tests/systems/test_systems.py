@@ -215,7 +215,7 @@ def test_the_verbs_prove_and_list(
     assert cli.main(["reproduce", "bignas", "--out", str(tmp_path), "--seeds", "0,1"]) == 0
     shown = capsys.readouterr()
     assert "The claim holds: +0.105 against a margin of +0.1 over 2 seeds." in shown.out
-    assert "ours, seed 1: 0.91" in shown.err
+    assert "ours, seed 1 ... about 0 s\nours, seed 1: 0.91" in shown.err
     monkeypatch.setattr("manynet.systems.results_folder", lambda: tmp_path)
     assert cli.main(["systems", "--json"]) == 0
     entries = {entry["number"]: entry for entry in json.loads(capsys.readouterr().out)}

@@ -62,7 +62,7 @@ def reproduce(
 
     Stopped at any moment, the same command goes on with the arms that are missing.
     """
-    from manynet.cli._systems_terminal import print_result, telling
+    from manynet.cli._systems_terminal import Telling, print_result
     from manynet.systems import Proof, command_of, find
     from manynet.systems import reproduce as prove
 
@@ -72,7 +72,7 @@ def reproduce(
         seeds=_numbers(seeds),
         budget=system.share if share is None else share,
         folder=out / "arms" / system.name,
-        tell=None if silent or workers > 1 else telling,
+        tell=None if silent or workers > 1 else Telling(),
     )
     if arms_only:  # one of several processes: the first of them says how to go on
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -15,7 +15,7 @@ from rich.table import Table
 from manynet.errors import StorageError
 from manynet.systems import CATALOG, Measured, Result, System, built, judge, read_result
 
-__all__ = ["listing", "print_listing", "print_result", "telling"]
+__all__ = ["Telling", "listing", "print_listing", "print_result"]
 
 
 def listing(folder: Path) -> list[dict[str, Any]]:
@@ -101,8 +101,8 @@ def print_result(system: System, result: Result, path: Path) -> None:
     thinned = "" if result.budget == 1 else f", at {result.budget:g} of the full size"
     console.print(
         f"The claim {result.verdict}: {result.difference:+.3g} against a margin of "
-        f"{result.main.required(result.arms):+.3g} over {len(result.arms[result.ours])} "
-        f"seeds{thinned}.",
+        f"{result.main.required(result.arms):+.3g} over "
+        f"{_seeds(len(result.arms[result.ours]))}{thinned}.",
         style="bold",
     )
     for condition in result.conditions:
@@ -115,13 +115,23 @@ def print_result(system: System, result: Result, path: Path) -> None:
     console.print(f"Written to {path}", style="dim", soft_wrap=True)
 
 
-def telling(arm: str, seed: int, measured: Measured | None) -> None:
-    """Tell of an arm that begins or ends."""
-    if measured is None:
-        print(f"{arm}, seed {seed} ...", file=sys.stderr, flush=True)
-    else:
-        print(
-            f"{arm}, seed {seed}: {measured.value:.4g} ({measured.seconds:,.0f} s)",
-            file=sys.stderr,
-            flush=True,
-        )
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+class Telling:
+    """Tells of arms that begin or end; of one that ran before, about how long it takes."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, arm: str, seed: int, measured: Measured | None) -> None:
+        """Tell that an arm begins, or what was measured of it."""
+        if measured is None:
+            known = self._seconds.get(arm)
+            about = "" if known is None else f" about {known:,.0f} s"
+            words = f"{arm}, seed {seed} ...{about}"
+        else:
+            self._seconds[arm] = measured.seconds
+            words = f"{arm}, seed {seed}: {measured.value:.4g} ({measured.seconds:,.0f} s)"
+        print(words, file=sys.stderr, flush=True)
