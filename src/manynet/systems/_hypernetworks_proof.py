@@ -38,6 +38,8 @@ Learn = Callable[..., None]
 def prove_with(proof: Proof, learn_in_turn: Learn) -> None:
     """Compare with elastic weights, with nothing that keeps, and with a network for each task.
 
+    Elastic weights have a head for each task, or one for all.
+
     Args:
         proof: runs the arms.
         learn_in_turn: the method.
@@ -46,11 +48,12 @@ def prove_with(proof: Proof, learn_in_turn: Learn) -> None:
     def hyper(seed: int, beta: float) -> Figures:
         return _hyper(proof, learn_in_turn, seed, beta)
 
+    def springs(seed: int, *, heads: bool) -> Figures:
+        return _best(STRENGTHS, lambda strength: _springs(proof, seed, strength, heads=heads))
+
     proof.run("hypernetwork", lambda seed: _best(BETAS, lambda beta: hyper(seed, beta)))
-    proof.run(
-        "elastic weights",
-        lambda seed: _best(STRENGTHS, lambda strength: _springs(proof, seed, strength)),
-    )
+    proof.run("elastic weights", lambda seed: springs(seed, heads=True))
+    proof.run("elastic weights, one head", lambda seed: springs(seed, heads=False))
     proof.run("nothing keeps", lambda seed: hyper(seed, 0.0))
     proof.run("six networks", lambda seed: _apart(proof, seed))
 
@@ -95,20 +98,20 @@ def _best(strengths: Sequence[float], run: Callable[[float], Figures]) -> Figure
     return replace(best, more={**best.more, "strength": strength})
 
 
-def _springs(proof: Proof, seed: int, strength: float) -> Figures:
+def _springs(proof: Proof, seed: int, strength: float, *, heads: bool) -> Figures:
     tasks = _tasks(seed)
     torch.manual_seed(seed)
-    family = Family(network(10 * TASKS))
+    family = Family(network(10 * TASKS if heads else 10))
     objective = ElasticWeights(family, strength=strength)
     steps = proof.share(STEPS)
     for number, task in enumerate(tasks):
-        objective.objective = Task(_head(number))
+        objective.objective = Task(_head(number * heads))
         _train_plain(family, task.train, steps, seed, objective)
         inputs, labels = _tensors(task.train)
         objective.hold({}, inputs[:1000], labels[:1000])
     member = family.extract({})
     kept, found = (
-        [_judged(member, getattr(task, part), number) for number, task in enumerate(tasks)]
+        [_judged(member, getattr(task, part), n * heads) for n, task in enumerate(tasks)]
         for part in ("val", "test")
     )
     return _figures(found, kept, steps, sum(p.numel() for p in family.parameters()))
