@@ -195,6 +195,7 @@ def merging(rows: Rows) -> Iterator[str]:
     yield from section("Merging", words, 1.5, found)
     yield "\nOther ways, against the same:\n\n| | equal widths | nested widths |\n|---|---|---|"
     ways = {
+        "reading, and writing as much as the result": "read_and_write",
         "a sum and a count an entry": "sum_and_count",
         "blocks in NumPy": "numpy_blocks",
         "Flower's `aggregate`": "flower_arrays",

@@ -61,7 +61,7 @@ def means_by_rows(
         matrices: from `matrices_of`.
         weights: of the updates, in their order.
     """
-    shares = _shares(weights, matrices[0][0].dtype.type)
+    shares = _shares(tuple(weights), matrices[0][0].dtype.type)
     return sum(
         mean(out, (*sent, *[np.empty((0, 0), out.dtype)] * (-len(sent) % 4)), shares)
         for out, *sent in matrices
@@ -96,7 +96,8 @@ def matrices_of(job: Job) -> list[list[Array]] | None:
     return [found]
 
 
-def _shares(weights: Sequence[float], kind: type[np.floating[Any]]) -> tuple[Shares, ...]:
+@functools.lru_cache(maxsize=64)
+def _shares(weights: tuple[float, ...], kind: type[np.floating[Any]]) -> tuple[Shares, ...]:
     """Return, for every four updates, what `mean_of_rows` multiplies by.
 
     That is, for the mean of the first one of them, then of two, three and four: the share of what
