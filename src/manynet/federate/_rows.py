@@ -61,7 +61,7 @@ def means_by_rows(
         matrices: from `matrices_of`.
         weights: of the updates, in their order.
     """
-    shares = _shares(tuple(weights), matrices[0][0].dtype.type)
+    shares = _shares(tuple(weights), matrices[0][0].dtype.name)
     return sum(
         mean(out, (*sent, *[np.empty((0, 0), out.dtype)] * (-len(sent) % 4)), shares)
         for out, *sent in matrices
@@ -97,7 +97,7 @@ def matrices_of(job: Job) -> list[list[Array]] | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _shares(weights: tuple[float, ...], kind: type[np.floating[Any]]) -> tuple[Shares, ...]:
+def _shares(weights: tuple[float, ...], kind: str) -> tuple[Shares, ...]:
     """Return, for every four updates, what `mean_of_rows` multiplies by.
 
     That is, for the mean of the first one of them, then of two, three and four: the share of what
@@ -110,7 +110,7 @@ def _shares(weights: tuple[float, ...], kind: type[np.floating[Any]]) -> tuple[S
         for many in range(1, 5):
             total = before + sum(four[:many])
             shares += [before / total, *(weight / total for weight in four[:many])]
-        found.append(tuple(map(kind, shares)))
+        found.append(tuple(map(np.dtype(kind).type, shares)))
         before += sum(four)
     return tuple(found)
 
