@@ -29,12 +29,12 @@ INTRODUCTION = f"""\
 Fifty published methods of weight sharing, as recipes made of manynet's rooms. Each has a proof: the
 method against an honest baseline at equal cost, on real data, for several seeds. `manynet systems`
 lists them in a terminal, `manynet reproduce NAME` runs a proof and prints claim, figures and
-verdict: at a size that takes about half an hour on two cores (`--workers 2` measures two seeds at a
-time), with `--share 1` at its full size. `make prove` runs all. A claim holds where its margin is
-reached and what it asks for beside is met too; one that does not appear at this scale is shown as a
-miss. *Lines* are those of code in the system's own
-file, without blank ones, comments and docstrings; where its proof has a file too, that one's follow
-after a plus. What others can use lies in the shared rooms.
+verdict: at a size meant for half an hour on two cores (`--workers 2` measures two seeds at a time),
+with `--share 1` at its full size. `make prove` runs all. A claim holds where its margin is reached
+and what it asks for beside is met too; one that does not appear at this scale is shown as a miss.
+*Lines* are those of code in the system's own file, without blank ones, comments and docstrings;
+where its proof has a file too, that one's follow after a plus. What others can
+use lies in the shared rooms.
 
 | | system | paper | measured | baseline | verdict | lines |
 |---|---|---|---|---|---|---|"""

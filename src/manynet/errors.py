@@ -78,8 +78,8 @@ class MissingExtraError(ManynetError, ImportError):
         return type(self), (self.library, self.extra)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the nearest known word, else the known words.
+def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Return ` (did you mean 'x'?)` for the nearest word; else `otherwise`, or all known words.
 
     Example:
         >>> did_you_mean("widht", ["width", "depth"])
@@ -91,4 +91,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1)
     if near:
         return f" (did you mean {near[0]!r}?)"
+    if otherwise is not None:
+        return otherwise
     return f" (known: {', '.join(names)})" if names else ""

@@ -50,7 +50,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "plain":
         monkeypatch.setattr(by_rows, "_compiled", lambda: by_rows.mean_of_rows)
     else:
-        pytest.importorskip("numba")
+        pytest.importorskip("numba", reason="needs numba; try: pip install 'manynet[federate]'")
 
 
 @pytest.mark.parametrize("compiled", ["plain", "numba"], indirect=True)

@@ -16,8 +16,9 @@ from manynet.errors import InputError
 from manynet.models import kind_of, language_model, tokenizer_of
 from manynet.run import run_config
 
-transformers = pytest.importorskip("transformers")
-gguf = pytest.importorskip("gguf")
+EXTRA = "needs transformers and gguf; try: pip install 'manynet[language]'"
+transformers = pytest.importorskip("transformers", reason=EXTRA)
+gguf = pytest.importorskip("gguf", reason=EXTRA)
 
 HEADS, KEYS = 4, 2
 NAMES = {

@@ -44,7 +44,7 @@ def reproduce(
         typer.Option(
             metavar="SHARE",
             help="Share of the full size, up to 1; all arms are thinned alike. "
-            "By default what takes about half an hour on two cores.",
+            "By default one that is meant for half an hour on two cores.",
         ),
     ] = None,
     workers: Annotated[

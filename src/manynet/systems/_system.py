@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from manynet._version import __version__
-from manynet.errors import InputError
+from manynet.errors import InputError, did_you_mean
 from manynet.systems._catalog import CATALOG
 from manynet.systems._condition import Condition
 from manynet.systems._proof import Proof
@@ -42,7 +41,7 @@ class System:
         example: lines of Python that use it on a model of one's own.
         relative: whether the margin is a share of the baseline's mean.
         conditions: what must hold beside for the claim to hold.
-        share: of the proof's full size, what takes about half an hour on two cores.
+        share: of the proof's full size, the one meant for half an hour on two cores.
     """
 
     number: int
@@ -96,9 +95,8 @@ def find(name: str) -> System:
     numbers = {short: number for number, (short, _) in CATALOG.items()}
     wanted = int(name) if name.isdigit() else numbers.get(name.lower(), 0)
     if wanted not in CATALOG:
-        near = difflib.get_close_matches(name.lower(), numbers, n=1)
-        said = f"did you mean {near[0]!r}?" if near else "`manynet systems` lists them"
-        raise InputError(f"there is no system {name!r}; {said}")
+        near = did_you_mean(name.lower(), numbers, "; `manynet systems` lists them")
+        raise InputError(f"there is no system {name!r}{near}")
     system = built().get(wanted)
     if system is None:
         ready = ", ".join(one.name for one in built().values()) or "none"
